@@ -20,10 +20,11 @@ const WITHOUT_EFFECT: [&str; 12] = [
 ];
 
 /// Prefixes of method names, with the plugin that has such methods.
-const OF_PLUGINS: [(&str, &str); 16] = [
+const OF_PLUGINS: [(&str, &str); 17] = [
     ("bdev_aio_", "aio"),
     ("bdev_delay_", "delay"),
     ("bdev_error_", "error"),
+    ("bdev_iscsi_", "iscsi-initiator"),
     ("bdev_lvol_", "lvol"),
     ("bdev_malloc_", "malloc"),
     ("bdev_null_", "null"),
@@ -40,7 +41,7 @@ const OF_PLUGINS: [(&str, &str); 16] = [
 ];
 
 /// Prefixes of SPDK's methods that no plugin has yet.
-const NOT_YET: [&str; 24] = [
+const NOT_YET: [&str; 23] = [
     "accel_",
     "bdev_compress_",
     "bdev_crypto_",
@@ -48,7 +49,6 @@ const NOT_YET: [&str; 24] = [
     "bdev_enable_histogram",
     "bdev_ftl_",
     "bdev_get_histogram",
-    "bdev_iscsi_",
     "bdev_ocf_",
     "bdev_opal_",
     "bdev_rbd_",

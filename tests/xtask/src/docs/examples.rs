@@ -31,12 +31,14 @@ impl Places {
             file.set_len(8 << 20).map_err(told)?;
         }
         let free = || TcpListener::bind(("127.0.0.1", 0)).and_then(|socket| socket.local_addr());
+        let iscsi = free().map_err(told)?.port();
         Ok(Self(vec![
             ("/usr/lib/drivebay/plugins/", format!("{}/", built.display())),
             ("/srv/", format!("{}/", host.folder.display())),
             ("\"4420\"", format!("\"{}\"", free().map_err(told)?.port())),
             ("\"port\":10809", format!("\"port\":{}", free().map_err(told)?.port())),
-            ("\"3260\"", format!("\"{}\"", free().map_err(told)?.port())),
+            ("\"3260\"", format!("\"{iscsi}\"")),
+            (":3260/", format!(":{iscsi}/")),
         ]))
     }
 

@@ -1,0 +1,365 @@
+//! One thread's way to a unit: a session, the I/O outstanding, and the I/O that waits for the session.
+//!
+//! ```text
+//! connecting ──▶ connected ── fault, or a command takes too long ──▶ connecting …
+//!                             what was outstanding waits in front
+//! ```
+//!
+//! The target ends what is left of the old session before the new one is admitted (same ISID), but an I/O that it has given to its
+//! disk may still execute. So a session comes back [`QUIET`] after it was lost at the earliest, and only then is I/O sent again.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fmt;
+use std::os::fd::RawFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::runtime::net::{Next, Sockets, Stream};
+use drivebay_sdk::runtime::notify::Notify;
+use drivebay_sdk::runtime::task::{self, JoinHandle};
+use drivebay_sdk::thread;
+
+use crate::app;
+use crate::command::{Request, Verdict, judge};
+use crate::disk::Disk;
+use crate::probe;
+use crate::session::Session;
+
+/// How long a session stays away after it was lost.
+const QUIET: Duration = Duration::from_secs(2);
+/// Longest wait between two tries to connect.
+const DELAY_MAX: Duration = Duration::from_secs(30);
+/// How often deadlines are looked at.
+const TICK: Duration = Duration::from_secs(1);
+/// A target that was silent for so long is pinged; after twice as long its session is lost.
+const SILENCE_NS: u64 = 15_000_000_000;
+/// How long a busy unit is left alone.
+const BUSY_DELAY: Duration = Duration::from_millis(100);
+/// Most bytes received in one round, so that one connection does not hold up others.
+const ROUND_LEN: usize = 512 << 10;
+
+/// One thread's state.
+pub struct Channel {
+    disk: Arc<Disk>,
+    sockets: Sockets<Session<Request>>,
+    /// The session's place among the sockets.
+    key: Option<usize>,
+    news: Rc<News>,
+    tasks: Vec<JoinHandle<()>>,
+    waiting: VecDeque<Request>,
+    /// Of a busy unit: they wait for the next look at the time.
+    later: Vec<Request>,
+    /// When the session was lost, or the channel made, on the host's clock in nanoseconds.
+    away_ns: u64,
+    /// When the target last sent something.
+    heard_ns: u64,
+    /// `heard_ns` at the last ping: one ping for each silence.
+    pinged_ns: u64,
+}
+
+/// What the tasks of a channel tell it, and it them.
+#[derive(Default)]
+struct News {
+    has_any: Cell<bool>,
+    connected: RefCell<Option<(Stream, Session<Request>)>>,
+    /// The channel has a session.
+    is_connected: Cell<bool>,
+    is_time: Cell<bool>,
+    changed: Notify,
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel").field("disk", &self.disk.name).finish_non_exhaustive()
+    }
+}
+
+impl Channel {
+    pub(crate) fn open(disk: Arc<Disk>) -> Result<Self> {
+        let news = Rc::new(News::default());
+        let tasks = vec![
+            task::spawn("iscsi session", keep_connected(Arc::clone(&disk), Rc::clone(&news)))?,
+            task::spawn("iscsi time", tick(TICK, Rc::clone(&news)))?,
+        ];
+        let now_ns = thread::now_ns();
+        Ok(Self {
+            disk,
+            sockets: Sockets::new(1)?,
+            key: None,
+            news,
+            tasks,
+            waiting: VecDeque::new(),
+            later: Vec::new(),
+            away_ns: now_ns,
+            heard_ns: now_ns,
+            pinged_ns: 0,
+        })
+    }
+
+    /// Takes an I/O. [`Self::flush`] sends it.
+    pub(crate) fn submit(&mut self, io: BdevIo) {
+        if matches!(io.op(), Op::Flush) && !self.disk.unit.has_write_cache {
+            return io.complete(Status::SUCCESS);
+        }
+        self.waiting.push_back(Request::new(io));
+    }
+
+    /// Sends what was submitted: the burst has ended.
+    pub(crate) fn flush(&mut self) {
+        self.round(false);
+    }
+
+    /// Does one round; whether it did something.
+    pub(crate) fn poll(&mut self) -> bool {
+        let has_news = self.hear();
+        let has_come = self.sockets.look();
+        let has_work = self.sockets.has_work();
+        self.round(true);
+        has_news || has_come || has_work
+    }
+
+    pub(crate) fn prepare_sleep(&self) -> bool {
+        self.news.has_any.get() || self.sockets.has_work()
+    }
+
+    pub(crate) fn wake_fd(&self) -> RawFd {
+        self.sockets.wake_fd()
+    }
+
+    /// Gives the session what waits, sends, and receives what has come.
+    fn round(&mut self, receives: bool) {
+        self.send_waiting();
+        let Self { sockets, heard_ns, .. } = self;
+        let mut lost = None;
+        sockets.round(|_, stream, session| {
+            let turn = send(stream, session)
+                .and_then(
+                    |()| if receives { receive(stream, session, heard_ns) } else { Ok(false) },
+                )
+                .and_then(|has_more| send(stream, session).map(|()| has_more));
+            match turn {
+                Ok(true) => Next::Work,
+                // The edge of this input is past, so the next turn has to read it.
+                Ok(false) if !receives && stream.is_readable() => Next::Work,
+                Ok(false) => Next::Wait,
+                Err(why) => {
+                    lost = Some(why);
+                    Next::Wait
+                }
+            }
+        });
+        self.settle();
+        if let Some(why) = lost {
+            self.lose(&why);
+        }
+    }
+
+    /// Completes the I/O that is done, and sends what has to go again.
+    fn settle(&mut self) {
+        let Some((_, session)) = self.key.and_then(|key| self.sockets.get_mut(key)) else { return };
+        let mut again = Vec::new();
+        while let Some(mut done) = session.done() {
+            match judge(&mut done) {
+                Verdict::End(result) => done.request.io.complete_with(result),
+                Verdict::Later => {
+                    if self.later.is_empty() {
+                        wake_after(BUSY_DELAY, &self.news);
+                    }
+                    self.later.push(done.request);
+                }
+                Verdict::Again { is_resized } => {
+                    if is_resized {
+                        app::size_changed(&self.disk.name);
+                    }
+                    again.push(done.request);
+                }
+            }
+        }
+        again.into_iter().rev().for_each(|request| self.waiting.push_front(request));
+        self.send_waiting();
+    }
+
+    fn send_waiting(&mut self) {
+        let Some(key) = self.key.filter(|_| !self.waiting.is_empty()) else { return };
+        let Some((_, session)) = self.sockets.get_mut(key) else { return };
+        let block_size = self.disk.unit.block_size;
+        let now_ns = thread::now_ns();
+        while let Some(mut request) = self.waiting.pop_front() {
+            let Some((cdb, transfer)) = request.command(block_size) else {
+                request.io.complete(Status::NOT_SUPPORTED);
+                continue;
+            };
+            request.sent_ns = now_ns;
+            if let Err(request) = session.submit(cdb, transfer, request) {
+                self.waiting.push_front(request);
+                break;
+            }
+        }
+        self.sockets.activate(key);
+    }
+
+    /// Does what the tasks told; whether they told something.
+    fn hear(&mut self) -> bool {
+        if !self.news.has_any.replace(false) {
+            return false;
+        }
+        let connected = self.news.connected.take();
+        if let Some((stream, session)) = connected {
+            self.heard_ns = thread::now_ns();
+            match self.sockets.add(stream, session) {
+                Ok(key) => self.key = Some(key),
+                Err(error) => self.lose(error.message()),
+            }
+        }
+        self.later.drain(..).for_each(|request| self.waiting.push_back(request));
+        if self.news.is_time.replace(false) {
+            self.look_at_time();
+        }
+        true
+    }
+
+    fn look_at_time(&mut self) {
+        let now_ns = thread::now_ns();
+        let limit = self.disk.place.timeout.map(|limit| limit.as_nanos());
+        let is_over = |since_ns: u64| {
+            limit.is_some_and(|limit| u128::from(now_ns.saturating_sub(since_ns)) > limit)
+        };
+        let Some(key) = self.key else {
+            if is_over(self.away_ns) {
+                let failed = IoResult::new(Status::IO_ERROR);
+                self.waiting.drain(..).for_each(|request| request.io.complete_with(failed));
+            }
+            return;
+        };
+        let Some((_, session)) = self.sockets.get_mut(key) else { return };
+        let mut has_overdue = false;
+        for request in session.requests_mut().filter(|request| is_over(request.sent_ns)) {
+            request.is_overdue();
+            has_overdue = true;
+        }
+        if has_overdue {
+            return self.lose("a command takes too long");
+        }
+        let silent_ns = now_ns.saturating_sub(self.heard_ns);
+        if silent_ns > 2 * SILENCE_NS {
+            self.lose("the target is silent");
+        } else if silent_ns > SILENCE_NS && self.pinged_ns != self.heard_ns {
+            self.pinged_ns = self.heard_ns;
+            session.ping();
+            self.sockets.activate(key);
+        }
+    }
+
+    /// The session is over: what was outstanding waits for the next one.
+    fn lose(&mut self, why: &str) {
+        warn!("{}: the session is lost: {why}", self.disk.name);
+        let session = self.key.take().and_then(|key| self.sockets.remove(key));
+        if let Some((_, session)) = session {
+            let (hopeless, again): (Vec<Request>, Vec<Request>) =
+                session.into_requests().partition(Request::is_hopeless);
+            again.into_iter().rev().for_each(|request| self.waiting.push_front(request));
+            hopeless.into_iter().for_each(|request| request.io.complete(Status::IO_ERROR));
+        }
+        self.away_ns = thread::now_ns();
+        self.news.is_connected.set(false);
+        self.news.changed.notify();
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        self.tasks.iter_mut().for_each(JoinHandle::cancel);
+    }
+}
+
+/// Sends as much as the socket takes.
+fn send(stream: &mut Stream, session: &mut Session<Request>) -> Result<(), String> {
+    while stream.is_writable() && !session.output().is_empty() {
+        let bytes = std::io::IoSlice::new(session.output());
+        let len = stream.write(&[bytes], false).map_err(|error| error.to_string())?;
+        session.sent(len);
+    }
+    Ok(())
+}
+
+/// Receives what has come; whether there may be more.
+fn receive(
+    stream: &mut Stream,
+    session: &mut Session<Request>,
+    heard_ns: &mut u64,
+) -> Result<bool, String> {
+    let mut received = 0;
+    while stream.is_readable() {
+        if received >= ROUND_LEN {
+            return Ok(true);
+        }
+        let room = std::io::IoSliceMut::new(session.room());
+        let len = stream.read(&mut [room]).map_err(|error| error.to_string())?;
+        match len {
+            None => break,
+            Some(0) => return Err("the target closed the connection".to_owned()),
+            Some(len) => {
+                session.received(len).map_err(|fault| fault.to_string())?;
+                received += len;
+                *heard_ns = thread::now_ns();
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// Connects whenever the channel has no session, less and less often while that fails.
+async fn keep_connected(disk: Arc<Disk>, news: Rc<News>) {
+    let isid = disk.isids.next();
+    let mut delay = Duration::ZERO;
+    let mut failure = String::new();
+    loop {
+        match probe::connect(&disk.place, isid, &disk.unit).await {
+            Ok((stream, session, num_blocks)) => {
+                if num_blocks != disk.unit.num_blocks {
+                    app::size_changed(&disk.name);
+                }
+                delay = Duration::ZERO;
+                failure.clear();
+                news.connected.replace(Some((stream, session)));
+                news.is_connected.set(true);
+                news.has_any.set(true);
+                news.changed.until(|| !news.is_connected.get()).await;
+            }
+            // A reason is logged once, not at each try.
+            Err(error) if error.message() != failure => {
+                warn!("{}: {}", disk.name, error.message());
+                error.message().clone_into(&mut failure);
+            }
+            Err(_) => {}
+        }
+        delay = (delay * 2).clamp(QUIET, DELAY_MAX);
+        task::sleep(delay).await;
+    }
+}
+
+/// Has the channel look at the time, again and again.
+async fn tick(period: Duration, news: Rc<News>) {
+    loop {
+        task::sleep(period).await;
+        news.is_time.set(true);
+        news.has_any.set(true);
+    }
+}
+
+/// Has the channel do a round after a while.
+fn wake_after(delay: Duration, news: &Rc<News>) {
+    let news = Rc::clone(news);
+    let wake = async move {
+        task::sleep(delay).await;
+        news.has_any.set(true);
+    };
+    match task::spawn("iscsi busy", wake) {
+        Ok(task) => task.detach(),
+        // The next look at the time does it.
+        Err(error) => warn!("{error}"),
+    }
+}
