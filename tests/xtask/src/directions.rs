@@ -18,8 +18,6 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("sdk/spec/jsonrpc", &["sdk/spec/errno"]),
     ("sdk", &["plugin-api", "sdk"]),
     ("plugins", &["sdk"]),
-    // Programs that are shipped beside the plugins: `drivebay NAME` runs `drivebay-NAME`.
-    ("tools", &["sdk"]),
     ("host/core", &["plugin-api", "sdk/spec", "sdk/testing"]),
     // The suite tests fabrics with the initiator, as a client of the host does.
     ("host/check", &["plugin-api", "sdk/spec", "sdk/testing", "sdk/nvme", "host/core"]),
@@ -89,8 +87,8 @@ fn the_table_covers_every_crate_and_tells_right_from_wrong() {
         ("plugin-api", "sdk", false),
         ("tests/xtask", "host/core", false),
         ("host", "tests/xtask", false),
-        ("tools/nvme", "sdk/nvme", true),
-        ("tools/nvme", "host", false),
+        ("plugins/bdev/nvme/tool", "sdk/nvme", true),
+        ("plugins/bdev/nvme/tool", "plugins/bdev/nvme", false),
     ] {
         assert_eq!(is_allowed(Path::new(from), Path::new(to)), allowed, "{from} -> {to}");
     }
