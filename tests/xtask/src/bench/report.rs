@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 static SAVED: OnceLock<File> = OnceLock::new();
 
-/// Makes [`line`] also write to the new file `docs/measurements/NAME.md`. Fails if the file exists, so that no run overwrites the
+/// Makes [`line()`] also write to the new file `docs/measurements/NAME.md`. Fails if the file exists, so that no run overwrites the
 /// figures of another one.
 pub(super) fn save_as(name: &str) -> Result<(), String> {
     let folder = run::top().join("docs/measurements");
