@@ -65,7 +65,8 @@ pub fn serve(options: &Serve) -> ExitCode {
 }
 
 fn run(options: &Serve) -> Result<(), Halt> {
-    // Before any thread starts.
+    // Do this before any thread starts, because another thread could read the environment at the
+    // same time.
     if let Some(folder) = &options.socket_dir {
         let what = format!("-S {}", folder.display());
         sockets::set_folder(folder).map_err(|error| failed(&what, error))?;
@@ -76,7 +77,7 @@ fn run(options: &Serve) -> Result<(), Halt> {
     let (sender, events) = mpsc::channel();
     let stop = sender.clone();
     signals::watch(move || {
-        // Fails only when the main thread is already stopping.
+        // An error means that the main thread is already stopping.
         let _ = stop.send(Event::Stop);
         end_within(END_MAX);
     })
@@ -297,7 +298,7 @@ fn register_methods(host: &Arc<Host>) -> Result<(), Box<dyn std::error::Error>> 
     Ok(())
 }
 
-/// Receives what plugins report to the host.
+/// Receives the panics, subsystems and configuration that plugins report to the host.
 struct FromPlugins {
     notifications: Arc<Notifications>,
     subsystems: Arc<Subsystems>,
@@ -473,8 +474,8 @@ fn end_plugins(host: &Arc<Host>) -> Result<(), Halt> {
     })
 }
 
-/// The plugins that have not stopped, or the callback that blocks the app thread, so that it cannot
-/// name them.
+/// The plugins that have not stopped. If a callback blocks the app thread, which would list them,
+/// returns that callback instead.
 fn left_plugins(host: &Arc<Host>) -> Vec<String> {
     let stuck = watch::stuck();
     if !stuck.is_empty() {

@@ -6,7 +6,8 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
-/// Becomes the program that the first of `args` names; the others are its arguments. Returns when that is not possible.
+/// Replaces this process by the program that the first of `args` names, with the other `args` as its arguments. Returns only when that
+/// fails.
 pub fn run(args: &[OsString], err: &mut dyn Write) -> ExitCode {
     let Some((name, rest)) = args.split_first() else { return ExitCode::from(2) };
     let name = name.to_string_lossy();

@@ -1,4 +1,4 @@
-//! The state that the host's methods, its configuration, its start and its stop share.
+//! The state that methods, configuration, start and stop of the host share.
 #![forbid(unsafe_code)]
 
 use crate::loader::{self, Manager};
@@ -17,7 +17,7 @@ pub enum Event {
     Stop,
     /// `framework_start_init` was called.
     StartInit(Responder),
-    /// A call of the configuration was answered.
+    /// The host received the answer to a call of the configuration.
     Answer(Outcome),
 }
 

@@ -63,7 +63,7 @@ impl Notifications {
         self.lock().kinds.iter().cloned().collect()
     }
 
-    /// At most `max` events from number `id` on, if they are still kept.
+    /// Returns at most `max` events from number `id` on. Events that the ring has dropped are left out.
     pub fn from(&self, id: u64, max: usize) -> Vec<Notification> {
         let ring = self.lock();
         ring.kept.iter().filter(|event| event.id >= id).take(max).cloned().collect()

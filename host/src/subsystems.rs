@@ -20,7 +20,7 @@ struct Part {
     owner: u64,
     name: String,
     config: Option<Arc<ConfigWriter>>,
-    /// What it wrote last. After a panic this is all that is known.
+    /// The configuration that the plugin wrote last. After a panic the host keeps using it.
     last: String,
     has_panicked: bool,
 }
@@ -66,7 +66,7 @@ impl Subsystems {
 
     /// What plugins write for a subsystem: one list of JSON objects for each plugin. App thread.
     pub fn configs(&self, name: &str) -> Vec<String> {
-        // Not under the lock, because a plugin may call the host from inside.
+        // Release the lock first, because a plugin may call the host from inside the call.
         let writers: Vec<(u64, Arc<ConfigWriter>)> = {
             let parts = self.lock();
             let parts = parts.iter().filter(|part| part.name == name);
@@ -75,7 +75,7 @@ impl Subsystems {
         writers.iter().map(|(owner, write)| self.written(*owner, name, write())).collect()
     }
 
-    /// The text that counts for a part: what it wrote now, or, after a panic, what it wrote last.
+    /// The configuration of a part: the text that the plugin has just written, or, after a panic, the last one.
     fn written(&self, owner: u64, name: &str, text: String) -> String {
         let mut parts = self.lock();
         match parts.iter_mut().find(|part| part.owner == owner && part.name == name) {

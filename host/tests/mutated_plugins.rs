@@ -116,7 +116,7 @@ fn a_child_loads_what_it_is_given() {
         println!("\nsaid {}", load(&file).replace('\n', " "));
         fs::remove_file(file).unwrap();
     }
-    std::process::exit(0); // a broken plugin may not stop in order
+    std::process::exit(0); // ignore errors: a broken plugin may fail to stop
 }
 
 // ---- the parent ---------------------------------------------------------------------------------
@@ -217,8 +217,8 @@ fn load_in_children(folder: &Path, tally: &mut Tally) {
                 tally.died += 1;
                 fs::remove_file(file).unwrap();
             }
-            // A file that the child had loaded before killed it later. That file is already
-            // counted.
+            // The child died later because of a file that it had loaded before. That file is
+            // already counted.
             None if !status.success() => {
                 let file = last.expect("a child died before it had a file");
                 let _ = fs::remove_file(file);

@@ -138,8 +138,8 @@ functions! {
     /// Submits an I/O. The host calls `cb` exactly once, during the call or later. `iov` must stay valid until then.
     /// `[thread of the channel]`
     fn bay_client_submit_fn(host: *const bay_host, io: *mut bay_io, cb: Option<bay_io_cb_fn>, arg: *mut c_void);
-    /// Removes and returns the oldest range of lost blocks that this descriptor has not been told of yet. 0, or
-    /// -ENOENT when there is none. `[thread of the open]`
+    /// Removes and returns the oldest range of lost blocks that this descriptor has not returned yet. 0, or -ENOENT when there is none.
+    /// `[thread of the open]`
     fn bay_client_media_fn(host: *const bay_host, desc: u64, lba: *mut u64, nblocks: *mut u64) -> i32;
     /// Completes `parent` with a child's status and detail. Call it from the child's callback. `[thread of the submit]`
     fn bay_client_complete_from_fn(host: *const bay_host, parent: *mut bay_io, child: *mut bay_io, status: i32);

@@ -294,7 +294,7 @@ structs! {
         addr: *mut c_void,
         /// Length in bytes.
         len: u64,
-        /// Where devices see the first byte, while `state` has `BAY_REGION_DMA`.
+        /// Address of the first byte for devices. Valid only while `state` has `BAY_REGION_DMA`.
         iova: u64,
         /// `BAY_REGION_*`; 0 = no region.
         state: u32,

@@ -15,12 +15,12 @@ pub struct App(PhantomData<*const ()>);
 
 impl App {
     /// # Safety
-    /// The caller is on the app thread, and the code that receives the reference cannot keep it.
+    /// The caller is on the app thread, and the code that gets the reference cannot keep it beyond this call.
     pub(crate) const unsafe fn assume<'a>() -> &'a Self {
         &Self(PhantomData)
     }
 
-    /// Runs `body` if this is the app thread. For code that has no [`App`] at hand, such as a poller. `[any thread]`
+    /// Runs `body` if this is the app thread. For code that gets no [`App`], such as a poller. `[any thread]`
     ///
     /// # Errors
     /// `EPERM` on any other thread.

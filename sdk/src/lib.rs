@@ -51,7 +51,7 @@ pub mod prelude {
     pub use crate::mem::DmaRegion;
     pub use crate::rpc::params;
     pub use crate::{App, Error, Result, Status, errno};
-    pub use crate::{bdev_module, filter_module, plugin};
+    pub use crate::{bdev_module, channel_does_io, filter_module, plugin};
     pub use tracing::{debug, error, info, trace, warn};
 }
 

@@ -49,7 +49,7 @@ fn write_call(sink: &Sink<'_>, method: &str, params: &impl serde::Serialize) {
 /// the plugin's part of its configuration. `[app thread]`
 ///
 /// # Errors
-/// Those of the host.
+/// The errors of the host.
 pub fn subsystem(_app: &App, name: &str, config: fn(&mut Config<'_>)) -> Result<()> {
     let host = host();
     let ctx = config as *mut c_void;

@@ -37,11 +37,26 @@ static PLUGIN: OnceLock<&'static Plugin> = OnceLock::new();
 #[derive(Debug)]
 pub struct Stopping(Option<Done>);
 
+impl Stopping {
+    /// Runs `work`, which ends the plugin's own work, as a task with this name. The stop ends after it. `[app thread]`
+    pub fn after(self, name: &'static str, work: impl Future<Output = ()> + 'static) {
+        let task = task::spawn(name, async move {
+            work.await;
+            drop(self);
+        });
+        match task {
+            Ok(task) => task.detach(),
+            // The task was dropped with the token, so the stop ends without it.
+            Err(error) => tracing::error!("{name}: {error}"),
+        }
+    }
+}
+
 impl Drop for Stopping {
     fn drop(&mut self) {
         let Some(done) = self.0.take() else { return };
         if is_poisoned() || std::thread::panicking() {
-            // The tasks are the author's code, so they do not run any more. The host removes the bdevs.
+            // The library is poisoned, so tasks, which are the author's code, must not run any more. The host removes the bdevs.
             return drop(done);
         }
         if !thread::app().is_current() {
@@ -51,7 +66,8 @@ impl Drop for Stopping {
             let _ = unsafe { thread::app().send_any(move || drop(rest)) };
             return;
         }
-        // Twice: a task may use the library's own bdevs, and the end of a bdev may run a task.
+        // End the tasks twice. A task may use the library's own bdevs, so tasks end before the bdevs. The end of a bdev may start a task,
+        // so tasks end after the bdevs, too.
         task::end_all(false, move || {
             // SAFETY: tasks of the app thread end on the app thread.
             bdev::unregister_all(unsafe { App::assume() }, Ended(Some(done)));

@@ -53,7 +53,7 @@ impl Poller {
     /// Adds a poller to the current thread. `period_us` in microseconds, 0 = every round. `[reactor]`
     ///
     /// # Errors
-    /// Those of the host, such as when the caller is not on a lightweight thread.
+    /// The errors of the host, such as when the caller is not on a lightweight thread.
     pub fn register<P: Poll>(name: &str, period_us: u64, poll: P) -> Result<Self> {
         let cell = Rc::new(RefCell::new(poll));
         let host = host();
@@ -92,7 +92,7 @@ impl Poller {
     /// Remove the descriptor before you close it.
     ///
     /// # Errors
-    /// Those of the host, such as for a closed descriptor.
+    /// The errors of the host, such as for a closed descriptor.
     pub fn wake_fd(&self, fd: RawFd, events: u32) -> Result<()> {
         let host = host();
         // SAFETY: `self` owns the handle, and this is its thread.

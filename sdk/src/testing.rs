@@ -178,7 +178,7 @@ impl FakeHost {
     /// Calls a method and waits for its answer.
     ///
     /// # Errors
-    /// Those of the method.
+    /// The errors of the method.
     ///
     /// # Panics
     /// When there is no such method, or when the method does not answer.
@@ -452,7 +452,7 @@ unsafe extern "C" fn log(_: H, _: u32, target: bay_str, text: bay_str) {
     // SAFETY: the text is valid for the call.
     let text = unsafe { host::text(text) };
     if target == "panicked" {
-        eprintln!("{text}"); // Shows up in the output of a failed test.
+        eprintln!("{text}"); // Printed, so that the output of a failed test shows the plugin's log.
     }
     let _ = STATE.try_with(|state| {
         if let Ok(mut state) = state.try_borrow_mut() {

@@ -45,7 +45,7 @@ pub fn cores() -> impl Iterator<Item = u32> {
 /// Creates a lightweight thread. `cpumask` as `0x3` or `[0,1]`; empty = any core.
 ///
 /// # Errors
-/// Those of the host, such as for a mask without a reactor.
+/// The errors of the host, such as for a mask without a reactor.
 pub fn create(name: &str, cpumask: &str) -> Result<Thread> {
     let host = host();
     let mut id = 0;
@@ -81,7 +81,7 @@ impl Thread {
     /// Moves the thread to a core of `cpumask`.
     ///
     /// # Errors
-    /// Those of the host.
+    /// The errors of the host.
     pub fn set_cpumask(self, cpumask: &str) -> Result<()> {
         let host = host();
         // SAFETY: the text outlives the call.
@@ -92,7 +92,7 @@ impl Thread {
     /// Ends the thread once it has no poller and no channel left. It must be the current thread. Its tasks are dropped at once.
     ///
     /// # Errors
-    /// Those of the host.
+    /// The errors of the host.
     pub fn exit(self) -> Result<()> {
         if self.is_current() {
             crate::runtime::task::end_here();

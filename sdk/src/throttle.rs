@@ -17,7 +17,7 @@ pub struct Throttle {
 }
 
 impl Throttle {
-    /// A throttle that has not admitted any line yet.
+    /// Creates a throttle that has admitted no line yet.
     #[must_use]
     pub const fn new() -> Self {
         Self { second: AtomicU64::new(0), lines: AtomicU64::new(0), left_out: AtomicU64::new(0) }

@@ -236,6 +236,18 @@ class Targets(unittest.TestCase):
             self.assertIn("a command takes too long", load.failure())
             target.call("bdev_error_delete", name="EE_m0")
 
+    def test_a_bdev_whose_target_is_gone_can_be_deleted_although_its_io_has_no_time_limit(self):
+        with Host() as target, Host() as host:
+            host.call("bdev_iscsi_set_options", timeout_sec=0)
+            create(host, serve_ram(target))
+            unit = Session(serve_iscsi(host, "I0"), TARGET)
+            unit.read_all(0, 4096)
+            target.kill()
+            unit.read(7, 0, 8)
+            self.assertIs(host.call("bdev_iscsi_delete", name="I0"), True)
+            self.assertEqual(host.refused("bdev_get_bdevs", name="I0").code, -19)
+            unit.close()
+
     def test_a_portal_that_never_answers_is_given_up_after_timeout_sec(self):
         with Host() as host, socket.create_server(("127.0.0.1", 0)) as silent:
             host.call("bdev_iscsi_set_options", timeout_sec=1)

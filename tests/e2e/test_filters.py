@@ -104,7 +104,7 @@ class Filters(unittest.TestCase):
         self.client.call("bdev_error_inject_error EE_Base read pending")
         disk.request(READ, 0, 4096)
         disk.request(READ, 0, BLOCK)
-        # The first read is held, so the reply belongs to the second one. No other reply follows.
+        # The filter holds the first read, so this reply belongs to the second read. No other reply follows.
         self.assertEqual(disk.reply(BLOCK)[0], 0)
         disk.socket.settimeout(0.2)
         self.assertRaises(TimeoutError, disk.take, 1)

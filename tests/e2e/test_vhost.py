@@ -81,7 +81,7 @@ class DirtyLog:
 
     def __init__(self, front):
         self.front = front
-        # It ends within a page, as QEMU's does.
+        # The log's length is not a multiple of a page, as with QEMU.
         self.length = (GUEST + front.length) // 4096 // 8 + 8
         self.fd = os.memfd_create("log")
         os.ftruncate(self.fd, self.length)

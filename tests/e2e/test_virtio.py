@@ -83,7 +83,7 @@ class Controllers(unittest.TestCase):
             self.assertTrue(host.call("bdev_virtio_detach_controller", name="V0"))
             self.assertEqual(host.refused("bdev_get_bdevs", name="V0").code, -19)
             self.assertEqual(host.refused("bdev_virtio_detach_controller", name="V0").code, -19)
-            # The back end has forgotten the first session, so another session gets the disk.
+            # The back end has ended the first session, so it accepts another session for the disk.
             self.assertEqual(host.call("bdev_virtio_attach_controller", **where(socket)), ["V0"])
 
     def test_what_is_not_supported_or_not_there_is_refused_and_the_error_says_why(self):

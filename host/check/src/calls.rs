@@ -1,5 +1,5 @@
-//! Which entry point of the plugin runs on which OS thread, and since when. The watchdog needs this
-//! to name a callback that blocks, and a signal handler to name one that crashes.
+//! Which entry point of the plugin runs on which OS thread, and since when. The watchdog needs this to name a callback that blocks, and
+//! the crash handler to name a callback that crashes.
 
 use crate::breach;
 use drivebay_core::reactor::clock;
@@ -201,7 +201,7 @@ pub fn watch(on_hang: fn(&str)) {
     let _ = std::thread::Builder::new().name("watchdog".into()).spawn(look);
 }
 
-/// What the watchdog remembers about one call.
+/// The state of one call at the last check.
 #[derive(Clone, Copy, Default)]
 struct Seen {
     since_ns: u64,
@@ -230,7 +230,7 @@ impl Seen {
         if self.is_told || spent < SLEPT_NS {
             return;
         }
-        // These calls include work of the host: it reads, copies and hashes files.
+        // Skip these calls, because they include work of the host, which reads, copies and hashes files.
         let is_long = call == Call::Start as u32 || call == Call::Method as u32;
         match state(slot.tid.load(Ordering::Relaxed)) {
             Some('S') => self.times_asleep += 1,
@@ -240,7 +240,7 @@ impl Seen {
             _ if spent > RAN_NS && !is_long => self.tell(call, "ran", RAN_NS),
             _ => self.times_asleep = 0,
         }
-        // Seen twice in a row in the same call, so this is no coincidence.
+        // Report only a thread that sleeps at two checks in a row in the same call, so that a short wait by chance is not reported.
         if self.times_asleep >= 2 && slot.since_ns.load(Ordering::Acquire) == since {
             self.tell(call, "blocked: its thread slept", SLEPT_NS);
         }

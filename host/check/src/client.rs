@@ -76,14 +76,14 @@ impl Lane {
     /// Runs `work` on this thread and waits for its result.
     ///
     /// # Errors
-    /// It did not finish in time.
+    /// The work did not finish in time.
     pub fn run<T: Send + 'static>(
         self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Late> {
         let (sender, answer) = mpsc::channel();
         thread::send_boxed(self.0, move || {
-            // After the deadline nobody waits any more.
+            // An error means that the deadline has passed, so nobody waits.
             let _ = sender.send(work());
         });
         wait(&answer, DEADLINE)
@@ -318,7 +318,7 @@ impl Job {
         let address = channel as usize;
         let close = move |ended: Vec<Ended>| {
             let _ = sender.send(Ok(ended));
-            // Not from inside a completion, because the module may still use the channel.
+            // Close the channel in a later message. The module may still use it while its completion runs.
             thread::send_boxed(thread::current_id(), move || {
                 close_channel(address as *const ModuleChannel);
             });

@@ -1,4 +1,4 @@
-//! What a check works with: the host with the plugin, threads for I/O, and disks of the plugin.
+//! The environment of a check: the host with the plugin, threads for I/O, and disks of the plugin.
 
 use crate::base::Base;
 use crate::batch::{Ended, Io};
@@ -32,7 +32,7 @@ pub trait Host {
     /// Whether the file's notes and layout fit this host.
     ///
     /// # Errors
-    /// What does not fit.
+    /// The part of the notes or of the layout that does not fit.
     fn layout(&self) -> Verdict;
     /// What the plugin provides according to its manifest.
     fn provides(&self) -> Vec<String>;
@@ -51,7 +51,7 @@ pub struct Settings {
     pub folder: PathBuf,
 }
 
-/// What a check works with.
+/// The environment of a check.
 pub struct Rig<'a> {
     /// The host.
     pub host: &'a dyn Host,

@@ -3,7 +3,7 @@
 //!
 //! A job waits in one bounded queue and runs on one of a few threads. The host creates a thread
 //! when it is needed and then keeps it. When the job has run, its `done` message goes to the
-//! lightweight thread that submitted it. A plugin can only stop when none of its jobs runs any more
+//! lightweight thread that submitted it. A plugin stops only when none of its jobs runs any more
 //! (`end_owner`).
 #![expect(unsafe_code, reason = "jobs are function pointers of the ABI with their argument")]
 
@@ -89,7 +89,7 @@ pub unsafe fn submit(owner: usize, job: *mut bay_job) -> Result<()> {
         let name = format!("worker_{}", jobs.threads);
         match std::thread::Builder::new().name(name).spawn(work) {
             Ok(_) => jobs.threads += 1,
-            // The existing threads will run it.
+            // The job waits for one of the existing threads, which runs it later.
             Err(error) if jobs.threads > 0 => {
                 tracing::warn!("cannot create another worker thread: {error}")
             }

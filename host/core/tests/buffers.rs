@@ -3,15 +3,16 @@
 //! whole process.
 #![expect(unsafe_code, reason = "the tables of the ABI are C functions over raw pointers")]
 #![allow(
-    clippy::undocumented_unsafe_blocks,
-    clippy::multiple_unsafe_ops_per_block,
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::cast_possible_truncation,
     clippy::mem_forget,
-    reason = "one foreign plugin as a fixture; every call follows the table's doc comment"
+    reason = "test helpers: a panic fails the test, numbers are small, the bus uses what is forgotten"
 )]
 
+#[allow(dead_code, reason = "the tests of the bus use all of it")]
+#[path = "bus/abi.rs"]
+mod abi;
 #[allow(dead_code, reason = "the tests of the bus use all of it")]
 #[path = "bus/fixture.rs"]
 mod fixture;
@@ -30,6 +31,7 @@ fn take_all() -> [NonNull<u8>; 2] {
     CONFIGURED.call_once(|| {
         buf::configure(buf::Options { small_count: 1, large_count: 1, ..buf::DEFAULTS }).unwrap();
     });
+    // SAFETY: there is no waiter.
     let taken = |len| unsafe { buf::get(len, ptr::null_mut()) }.unwrap().0;
     [taken(512), taken(buf::max_len())]
 }
@@ -40,6 +42,8 @@ fn give_back([small, large]: [NonNull<u8>; 2]) {
 }
 
 unsafe extern "C" fn count(arg: *mut c_void) {
+    // SAFETY: each waiter has the box of its count as the argument. The runner never frees the boxes
+    // (`fixture::next`).
     let calls = unsafe { &*arg.cast::<Cell<u32>>() };
     calls.set(calls.get() + 1);
 }
@@ -55,13 +59,12 @@ fn a_waiter_that_takes_nothing_passes_its_turn_on() {
         let taken = take_all();
         let calls: [Box<Cell<u32>>; 2] = Default::default();
         let waits = calls.each_ref().map(|calls| {
-            let mut wait: bay_wait = unsafe { std::mem::zeroed() };
-            wait.cb = Some(count);
-            wait.arg = (&raw const **calls).cast_mut().cast();
-            wait
+            let arg = (&raw const **calls).cast_mut().cast();
+            bay_wait { cb: Some(count), arg, link: ptr::null_mut(), rsv: 0 }
         });
         let queue = Queue { calls, waits: Box::new(RefCell::new(waits)) };
         for wait in queue.waits.borrow_mut().iter_mut() {
+            // SAFETY: the waiters stay in their box, which the runner never frees (`fixture::next`).
             assert!(unsafe { buf::get(512, wait) }.is_none(), "there is another buffer");
         }
         give_back(taken);
@@ -129,7 +132,7 @@ fn a_channel_has_one_buffer_of_its_own_which_its_io_use_in_turn() {
 fn a_module_without_resources_does_not_hide_that_the_buffer_came_back() {
     let make = || {
         let starving = Starving::new("own buffer, no resource");
-        let disk = &starving.f.disk;
+        let disk = starving.f.disk;
         disk.hold.set(true);
         starving.write(0);
         starving.write(1);

@@ -1,18 +1,20 @@
 //! The load generator with a RAM disk whose timing and faults each test chooses.
 #![expect(unsafe_code, reason = "the tables of the ABI are C functions over raw pointers")]
 #![allow(
-    clippy::undocumented_unsafe_blocks,
-    clippy::multiple_unsafe_ops_per_block,
     clippy::unwrap_used,
     clippy::cast_possible_truncation,
     clippy::mem_forget,
-    reason = "one foreign plugin as a fixture; every call follows the table's doc comment"
+    reason = "test helpers: a panic fails the test, numbers are small, the bus uses what is forgotten"
 )]
 
+#[allow(dead_code, reason = "the tests of the bus use all of it")]
+#[path = "bus/abi.rs"]
+mod abi;
+
+use abi::ModuleIo;
 use drivebay_core::env::CpuSet;
 use drivebay_core::load::{self, Failure, Limit, Pattern, Plan};
 use drivebay_core::reactor::{self, Mode, thread};
-use drivebay_core::services;
 use drivebay_plugin_api::*;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::{RefCell, UnsafeCell};
@@ -32,13 +34,16 @@ static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+// SAFETY: the system's allocator does the work, and counting does not touch the memory.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller promises the same for this function.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: as above; `memory` came from `System.alloc`.
         unsafe { System.dealloc(memory, layout) }
     }
 }
@@ -47,7 +52,9 @@ unsafe impl GlobalAlloc for Counting {
 
 #[derive(Default)]
 struct Disk {
-    data: UnsafeCell<Vec<u8>>,
+    /// The blocks. A channel copies only the data of its own I/O; workers on two cores have separate
+    /// parts of the disk.
+    data: Vec<UnsafeCell<u8>>,
     /// Whether I/O completes at the end of the round instead of inside `submit`.
     later: AtomicBool,
     /// Whether I/O transfers no data.
@@ -61,7 +68,7 @@ struct Disk {
 
 struct Channel {
     disk: &'static Disk,
-    kept: RefCell<Vec<*mut bay_io>>,
+    kept: RefCell<Vec<ModuleIo>>,
 }
 
 unsafe extern "C" fn chan_create(
@@ -69,13 +76,17 @@ unsafe extern "C" fn chan_create(
     _args: *const bay_chan_args,
     chan: *mut *mut c_void,
 ) -> i32 {
+    // SAFETY: `register` gave the bus a leaked disk as the context.
     let disk = unsafe { &*bdev.cast::<Disk>() };
     let kept = RefCell::new(Vec::with_capacity(1024));
-    unsafe { chan.write(Box::into_raw(Box::new(Channel { disk, kept })).cast()) };
+    let made = Box::into_raw(Box::new(Channel { disk, kept }));
+    // SAFETY: the bus passes a valid place for the channel.
+    unsafe { chan.write(made.cast()) };
     0
 }
 
 unsafe extern "C" fn chan_destroy(_bdev: *mut c_void, chan: *mut c_void) -> i32 {
+    // SAFETY: `chan_create` made the box, and the bus destroys each channel once.
     drop(unsafe { Box::from_raw(chan.cast::<Channel>()) });
     0
 }
@@ -84,8 +95,16 @@ unsafe extern "C" fn destruct(_bdev: *mut c_void) -> i32 {
     0
 }
 
+/// The channel that the bus names. It lives until `chan_destroy`.
+fn channel<'a>(chan: *mut c_void) -> &'a Channel {
+    // SAFETY: `chan_create` made it. The bus never destroys it during a call of the module.
+    unsafe { &*chan.cast::<Channel>() }
+}
+
 unsafe extern "C" fn submit(chan: *mut c_void, io: *mut bay_io) {
-    let channel = unsafe { &*chan.cast::<Channel>() };
+    let channel = channel(chan);
+    // SAFETY: the bus gives the request to the module here.
+    let io = unsafe { ModuleIo::new(io) };
     channel.disk.submitted.fetch_add(1, Ordering::Relaxed);
     if channel.disk.later.load(Ordering::Relaxed) {
         channel.kept.borrow_mut().push(io);
@@ -95,7 +114,7 @@ unsafe extern "C" fn submit(chan: *mut c_void, io: *mut bay_io) {
 }
 
 unsafe extern "C" fn flush(chan: *mut c_void) {
-    let channel = unsafe { &*chan.cast::<Channel>() };
+    let channel = channel(chan);
     // A completion may submit another I/O, which waits for the next round.
     let now = channel.kept.borrow().len();
     for _ in 0..now {
@@ -104,27 +123,32 @@ unsafe extern "C" fn flush(chan: *mut c_void) {
     }
 }
 
-fn end(disk: &Disk, io: *mut bay_io) {
-    let request = unsafe { *io };
+fn end(disk: &Disk, io: ModuleIo) {
     let status = if disk.fail_at.fetch_sub(1, Ordering::Relaxed) == 1 {
         -libc::EIO
     } else {
-        transfer(disk, &request);
+        transfer(disk, &io.request());
         0
     };
-    unsafe { request.done.unwrap()(io, status) };
+    io.complete(status);
 }
 
 fn transfer(disk: &Disk, request: &bay_io) {
     if disk.null.load(Ordering::Relaxed) {
         return;
     }
-    let data = unsafe { (*disk.data.get()).as_mut_ptr().add(request.lba as usize * BLOCK) };
+    // SAFETY: the load generator passes a list of one element, which it keeps until the I/O completes.
     let element = unsafe { *request.iov };
     let (memory, len) = (element.addr.cast::<u8>(), element.len as usize);
+    let at = request.lba as usize * BLOCK;
+    let stored = disk.data.get(at..at + len).unwrap();
+    let data = UnsafeCell::raw_get(stored.as_ptr());
     if request.op == BAY_OP_READ {
+        // SAFETY: both have `len` bytes, and the client keeps its memory until the I/O completes. No
+        // other core uses these bytes of the disk (`Disk::data`).
         unsafe { ptr::copy_nonoverlapping(data, memory, len) };
     } else if disk.lose_at.fetch_sub(1, Ordering::Relaxed) != 1 {
+        // SAFETY: as for a read.
         unsafe { ptr::copy_nonoverlapping(memory, data, len) };
     }
 }
@@ -144,34 +168,27 @@ static OPS: bay_bdev_ops = bay_bdev_ops {
 };
 
 fn disk(name: &str) -> &'static Disk {
-    let disk: &Disk = Box::leak(Box::default());
-    unsafe { (*disk.data.get()).resize(BLOCKS * BLOCK, 0) };
+    let data = std::iter::repeat_with(UnsafeCell::default).take(BLOCKS * BLOCK).collect();
+    let disk: &Disk = Box::leak(Box::new(Disk { data, ..Disk::default() }));
     let (address, name) = (ptr::from_ref(disk).expose_provenance(), name.to_owned());
     let (sender, registered) = std::sync::mpsc::channel();
     thread::send_app(move || {
         let disk = ptr::with_exposed_provenance(address);
         sender.send(register(disk, &name)).unwrap();
     });
-    assert_eq!(registered.recv(), Ok(0));
+    registered.recv().unwrap().unwrap();
     disk
 }
 
-/// Registers a disk on the bus. App thread.
-fn register(disk: *const Disk, name: &str) -> i32 {
-    let mut reg: bay_bdev_reg = unsafe { std::mem::zeroed() };
-    reg.size = size_of::<bay_bdev_reg>() as u32;
+/// Registers a leaked disk on the bus. Returns its handle. App thread.
+fn register(disk: *const Disk, name: &str) -> Result<u64, i32> {
+    let mut reg = abi::registration(name, &OPS);
     reg.ctx = disk.cast_mut().cast();
-    reg.ops = &raw const OPS;
-    reg.name = bay_str::new(name);
     reg.block_size = BLOCK as u32;
     reg.num_blocks = BLOCKS as u64;
     reg.ops_mask = 1 << BAY_OP_READ | 1 << BAY_OP_WRITE;
-    let bus: &bay_bdev_api = unsafe { &*services::table(id::BDEV).unwrap().cast() };
-    let mut id = 0;
-    let host = ptr::without_provenance(0x1000);
-    let register = bus.register.unwrap();
-    // SAFETY: `reg` and its texts are valid for the call, and the bus copies them.
-    unsafe { register(host, &raw const reg, &raw mut id) }
+    // SAFETY: the name is valid for the call. The functions are static, and the disk is leaked.
+    unsafe { abi::register(&reg) }
 }
 
 fn reactors() -> MutexGuard<'static, ()> {

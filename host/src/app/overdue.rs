@@ -58,7 +58,7 @@ impl Dispatcher for Overdue {
             }
         });
         let sender = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        // If the thread does not run, the call takes as long as it takes.
+        // If the thread could not be created, the call has no time limit.
         let _ = sender.send(waiting);
         drop(sender);
         self.behind.call(call);
@@ -80,7 +80,7 @@ fn take(shared: &Shared) -> Option<Responder> {
     shared.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-/// All calls have the same limit, so the first in the queue is the first that is due.
+/// All calls have the same limit, so the oldest call is due first.
 fn watch(received: &Receiver<Waiting>, waits_for: WaitsFor) {
     while let Ok(Waiting { method, name, due, responder }) = received.recv() {
         if responder.strong_count() > 0 {
@@ -139,7 +139,7 @@ mod tests {
         let error = leaky.recv().unwrap().unwrap_err();
         assert_eq!(error.code, i64::from(-libc::ETIMEDOUT));
         assert!(error.message.contains("leaky: an I/O is in flight"), "{error}");
-        // Both calls end at last. The late answer of the second one is discarded.
+        // The inner dispatcher answers both calls. The late answer to the overdue call is discarded.
         keeps.0.lock().unwrap().drain(..).for_each(|call| call.responder.ok(&true));
         assert_eq!(slow.recv().unwrap().unwrap().get(), "true");
         assert!(leaky.try_recv().is_err());

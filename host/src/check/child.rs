@@ -41,7 +41,7 @@ fn tell(event: &Event) {
     let Some(events) = EVENTS.get() else { return };
     let text = serde_json::to_string(event).unwrap_or_default();
     let mut events = events.lock().unwrap_or_else(PoisonError::into_inner);
-    // Without a supervisor nobody reads the events.
+    // An error means that the supervisor is gone, so nobody reads the events.
     let _ = events.write_all(format!("{text}\n").as_bytes());
 }
 
@@ -62,7 +62,7 @@ pub(super) fn run(options: &Check) -> ExitCode {
     exit_now(0)
 }
 
-/// The plugin's own exit handlers are not part of the check.
+/// Skip the plugin's exit handlers, because they are not part of the check.
 #[expect(unsafe_code, reason = "ends the process without the plugin's exit handlers")]
 fn exit_now(code: i32) -> ! {
     // SAFETY: the call ends the process at once.
@@ -161,7 +161,7 @@ impl Checked {
     fn new(options: &Check, host: &Arc<Host>) -> Result<Self, String> {
         let inspection = inspect_to_load(&options.file).map_err(|not| not.to_string())?;
         let manifest = inspection.manifest.ok_or("it has no readable manifest")?;
-        // By path, because the same name may be found elsewhere first.
+        // Load by path, because a plugin of the same name may come earlier on the search path.
         let path = std::fs::canonicalize(&options.file).map_err(|error| error.to_string())?;
         Ok(Self {
             host: Arc::clone(host),

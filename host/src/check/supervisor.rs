@@ -71,7 +71,7 @@ pub(super) fn supervise(options: &Check, out: &mut dyn Write) -> Result<Report, 
     Ok(report)
 }
 
-/// The checks for the next child: one that must run alone, or all up to the next such one.
+/// The checks for the next child: one check that must run alone, or all checks before the next such check.
 fn next_group(rest: &VecDeque<Planned>) -> Vec<String> {
     let is_alone = |planned: &&Planned| planned.check.is_alone;
     let alone = rest.front().filter(is_alone).map(|planned| vec![planned.name.clone()]);

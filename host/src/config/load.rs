@@ -103,7 +103,7 @@ impl Load {
     /// # Errors
     /// As for [`Load::startup`].
     pub fn runtime(&self, events: &Receiver<Event>) -> Result<(), Halt> {
-        // Before any disk in RAM: without buffers most I/O would wait forever.
+        // Reserve the buffers before RAM disks take memory. Without buffers most I/O would wait forever.
         buf::reserve().map_err(|error| Halt::Failed(format!("--mem-size: {}", error.message())))?;
         self.host.registry.set_state(State::Runtime);
         self.make(State::Runtime, events)

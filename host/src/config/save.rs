@@ -129,7 +129,8 @@ fn kept<T>(f: impl FnOnce(&mut Kept) -> T) -> T {
 }
 
 impl Kept {
-    /// The text for a bdev that exists: what its module wrote now, or else what it wrote last.
+    /// The configuration of an existing bdev: the text that its module has just written, or else
+    /// the last one that it wrote.
     fn of_bdev(&mut self, name: &str, text: Option<String>) -> String {
         match text {
             Some(text) => {
@@ -166,7 +167,8 @@ pub fn happened(kind: &str, name: &str) {
     CHANGES.fetch_add(1, Ordering::Relaxed);
     let name = name.to_owned();
     match kind {
-        // In a later message, because the module is still inside the call that registers the bdev.
+        // Send a message to do this later, because the module is still inside the call that
+        // registers the bdev.
         "bdev_register" => thread::send_app(move || {
             let Some(bdev) = bdev::find(&name) else { return };
             let text = bdev.config();

@@ -7,13 +7,13 @@ use drivebay_spec_jsonrpc::{Method, Role, State as RpcState};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
-/// The methods that the registry lists for plugins that are not loaded. App thread.
+/// The methods that this loader has announced to the registry: a call of one of them loads its plugin. App thread.
 #[derive(Debug, Default)]
 pub(super) struct Announcements {
     told: RefCell<BTreeSet<Announced>>,
 }
 
-/// One method.
+/// A method of a plugin that is not loaded.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Announced {
     plugin: String,
@@ -22,8 +22,8 @@ struct Announced {
 }
 
 impl Announcements {
-    /// Announces the methods for which these plugins can be loaded. `plugins` has the best one of
-    /// each name.
+    /// Announces the methods of these plugins, and withdraws the announced methods that none of them has any more. `plugins` contains for
+    /// each name only the plugin that a load by name would choose.
     pub(super) fn update(&self, registry: &Registry, plugins: &[Candidate]) {
         let mut wanted = BTreeSet::new();
         for manifest in plugins.iter().filter_map(Candidate::usable) {
@@ -39,8 +39,8 @@ impl Announcements {
             registry.unregister(&Owner::new(&gone.plugin, 0), &gone.method);
         }
         for one in &wanted {
-            // Another owner has this name and answers its calls. A load by name reports the
-            // conflict.
+            // An error means that another owner has registered this name and answers its calls. The conflict is reported when an operator
+            // loads the plugin by name.
             let _ = registry.announce(&Owner::new(&one.plugin, 0), one.declaration());
         }
         *told = wanted;
@@ -48,7 +48,7 @@ impl Announcements {
 }
 
 impl Announced {
-    /// The declaration of the method before its plugin declares it.
+    /// The declaration of a method until its plugin is loaded and declares it.
     fn declaration(&self) -> Method {
         let Self { plugin, method, is_for_startup } = self;
         let state = if *is_for_startup { RpcState::Startup } else { RpcState::Runtime };

@@ -1,4 +1,4 @@
-//! A value that belongs to the app thread, inside handles that other threads have, too.
+//! Lets a handle that any thread may own contain a value that only the app thread may use.
 #![expect(unsafe_code, reason = "moves between OS threads what only the app thread touches")]
 
 use super::error::{Error, Result};

@@ -74,7 +74,7 @@ fn run(manager: &Weak<Manager>, waiting: &Receiver<Job>) {
 fn leave_the_core() {
     let mut all = CpuSet::new();
     for core in 0..CpuSet::count() {
-        // Fails only for a core number that the set cannot hold.
+        // An error means that the core number is too large for the set.
         let _ = all.set(core);
     }
     // The kernel leaves out the cores that this process may not use. On failure the thread stays on

@@ -1,8 +1,8 @@
 //! The broker between plugins: one plugin offers a table under an id, others acquire references to
 //! it.
 //!
-//! It lives on the app thread. It calls plugins only while it has nothing borrowed, because they
-//! call it again.
+//! The broker lives on the app thread. It calls a plugin only while none of its tables is borrowed, because the plugin may call the broker
+//! again.
 
 use super::error::{Error, Result};
 use std::cell::RefCell;
@@ -36,7 +36,7 @@ struct Offer {
     owner: u64,
     id: String,
     table: *const c_void,
-    /// Set once the offer is withdrawn; then nobody can acquire it any more.
+    /// Called when a withdrawn offer has no references any more.
     withdrawn: Option<Withdrawn>,
     is_withdrawn: bool,
 }

@@ -1,6 +1,5 @@
-//! A plugin that has panicked. The host makes no further call into its library, so the host answers
-//! its RPC calls and deletes its disks. Until then the core serves the disks
-//! (`drivebay_core::bdev::failed`).
+//! A plugin that has panicked. The host makes no further call into its library. It answers the plugin's RPC calls itself, and deletes the
+//! plugin's disks when an operator asks. Until a disk is deleted, the core completes its I/O (`drivebay_core::bdev::failed`).
 
 use super::Error;
 use super::services::{Grant, rpc_error_of};
@@ -61,7 +60,7 @@ impl Grant {
         let Some(name) = self.deleted_by(&method, text) else {
             return responder.error(self.refusal(panic));
         };
-        // Recorded with the other calls, so that it is answered if the plugin is unloaded first.
+        // Record it as a call in flight of the plugin. If the plugin is unloaded before the disk is gone, the unload answers the call.
         let Ok(number) = self.calls.open(self.number, responder) else { return };
         let (calls, owner) = (Arc::clone(&self.calls), self.number);
         let done = Box::new(move |_| {
@@ -73,8 +72,8 @@ impl Grant {
         }
     }
 
-    /// The disk that a method deletes, if the method is the counterpart of the one that created the
-    /// disk. Only the plugin knows what other methods do.
+    /// The disk that a call deletes. `None` unless the method is the delete method that belongs to the disk's create method, because only
+    /// the plugin knows what its other methods do.
     fn deleted_by(&self, method: &str, params: &str) -> Option<String> {
         let kind = method.strip_suffix("_delete")?;
         let Delete { name } = serde_json::from_str(params).ok()?;

@@ -229,7 +229,7 @@ fn collect_notes<'d>(
     list: &mut NoteIterator<'d, elf::FileHeader64<Endianness>>,
     notes: &mut Notes<'d>,
 ) {
-    // Two notes of one type are already an error, so more are not kept.
+    // Keep at most two notes of a type, because two are already an error.
     while let Ok(Some(note)) = list.next() {
         if note.name() == elf::ELF_NOTE_GNU && note.n_type(endian) == elf::NT_GNU_BUILD_ID {
             let id = note.desc().iter().take(BUILD_ID_LEN_MAX);
@@ -433,7 +433,7 @@ fn check_layout(notes: &[&[u8]], found: &mut Inspection) {
 }
 
 fn check_door(found: &mut Inspection) {
-    // `size` is the last word that the loader must be able to read.
+    // The door up to the end of `size`, which the loader must be able to read.
     const LEAST: u64 = 12;
     match found.door_size {
         None => found.refuse(format!("it does not export the door, a data symbol {DOOR}")),

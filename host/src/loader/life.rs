@@ -1,7 +1,7 @@
 //! The life of plugins from their first call: loaded → serving → quiescing → retired.
 //!
-//! Plugins are called only on the app thread, and they call back from inside. So nothing here is
-//! borrowed while a plugin runs.
+//! The host calls plugins only on the app thread, and a plugin may call the host from inside such a
+//! call. So nothing here is borrowed while a plugin runs.
 
 use super::announce::Announcements;
 use super::broker::Broker;
@@ -35,7 +35,8 @@ pub(super) struct Life {
     failures: RefCell<BTreeMap<String, Failure>>,
     /// The names of the plugins that are being initialized or started, the outermost first.
     starting: RefCell<Vec<String>>,
-    /// What to do when the core has removed what an instance left behind, by the instance's number.
+    /// The callbacks that run when the core has removed everything that an instance left behind, by
+    /// the instance's number.
     releases: RefCell<BTreeMap<u64, Box<dyn FnOnce()>>>,
 }
 
@@ -149,7 +150,8 @@ impl Life {
                 self.outside.rpc.is_registered(&owner, method)
             }
             Some(_) => true,
-            // Names of other forms are for other plugins, not for the loader.
+            // Other provisions have a meaning only for other plugins, so the loader cannot check
+            // them.
             None => !claim.starts_with("bay.") || self.broker.is_provided_by(owner.instance, claim),
         };
         let broken = plugin.manifest.provides.iter().find(|claim| !is_kept(claim));
@@ -367,7 +369,8 @@ impl Plugin {
         self.instance.log_level_changed();
     }
 
-    /// Whether it requires the other plugin, by name or by something that the other one provides.
+    /// Whether the plugin requires the other plugin, by name or by an interface that the other
+    /// plugin provides.
     fn needs(&self, other: &Self) -> bool {
         let requirements = self.manifest.requirements().unwrap_or_default();
         requirements.iter().any(|requirement| match requirement {

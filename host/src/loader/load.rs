@@ -1,4 +1,4 @@
-//! One load: first what the plugin requires, then the plugin itself.
+//! One load: loads the plugins that a plugin requires, and then the plugin itself.
 //!
 //! ```text
 //! found ─> required plugins loaded ─> prepared (files) ─> begun (app thread)
@@ -53,7 +53,7 @@ impl<'m> Load<'m> {
         }
     }
 
-    /// Loads the plugin that provides something. Returns false when there was nothing to load.
+    /// Loads the plugin that provides `provision`. Returns false when no plugin had to be loaded.
     ///
     /// # Errors
     /// Several plugins provide it, or the load failed, now or earlier with the same file.
@@ -113,7 +113,7 @@ impl<'m> Load<'m> {
         Err(Error::new(libc::ELOOP, message))
     }
 
-    /// Loads a plugin that provides what is required, unless one is already present.
+    /// Loads a plugin that provides a required interface, unless one is already present.
     fn provision(&mut self, provision: &str) -> Result<()> {
         let wanted = provision.to_owned();
         let is_there = self.manager.on_app(move |life| {

@@ -23,7 +23,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak, mpsc};
 
-/// Where plugins come from, and where their copies go.
+/// The folders from which plugins are loaded, and the folder for their copies.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The folders to search, in this order; see
@@ -63,12 +63,12 @@ impl Manager {
         Ok(manager)
     }
 
-    /// Loads a plugin by name, or from a path (a text that contains `/` or ends in `.so`), after
-    /// what it requires. If it is already serving from the same file, nothing happens. Any thread;
-    /// blocks.
+    /// Loads a plugin by name, or from a path (a text that contains `/` or ends in `.so`). First
+    /// loads the plugins that it requires. Does nothing if the plugin already serves from the same
+    /// file. Any thread; blocks.
     ///
     /// # Errors
-    /// What forbids it, and what is allowed.
+    /// The reason why the plugin may not be loaded, and what is allowed.
     pub fn load(&self, name_or_path: &str) -> Result<()> {
         let result = Load::new(self)?.by_name_or_path(name_or_path);
         self.announce()?;
@@ -146,9 +146,9 @@ impl Manager {
 
     /// Stops all plugins: first those that serve hosts from outside, then those whose bdevs no
     /// other owner has open, then the rest. Within each group the last loaded one stops first, and
-    /// a plugin that another one requires must wait. So a host loses its connection and reconnects
-    /// later. If it lost the disk first, its I/O would fail for good. `done` is called when no
-    /// plugin is left. App thread.
+    /// a plugin that another one requires must wait. So a host loses its connection first, and
+    /// reconnects after the restart. If it lost the disk first, its I/O would fail for good. `done`
+    /// is called when no plugin is left. App thread.
     pub fn shutdown(&self, done: Box<dyn FnOnce()>) {
         let Ok(life) = self.life() else { return done() };
         let Some(next) = life.next_to_end() else { return done() };
@@ -160,8 +160,8 @@ impl Manager {
         life.end(&next, BAY_FINI_SHUTDOWN, ended);
     }
 
-    /// Tells every plugin that the log level has changed. Plugins decide once for all lines of a
-    /// kind whether they write them. App thread.
+    /// Tells every plugin that the log level has changed. A plugin caches for each kind of line
+    /// whether it is logged, so it must learn of the change. App thread.
     ///
     /// # Errors
     /// `EPERM` outside of the app thread.

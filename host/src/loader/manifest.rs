@@ -42,10 +42,10 @@ pub struct Manifest {
     /// The names of its bdev modules.
     #[serde(default)]
     pub modules: Vec<String>,
-    /// What it can be loaded for: `rpc:METHOD`, `nvmf.transport/TCP`, an interface id.
-    /// `rpc.startup:METHOD` in addition means that the method is called before the initialization.
-    /// `rpc.last:METHOD` means that a configuration calls the method after all others, because it
-    /// lets clients in.
+    /// What the plugin provides, which makes the host load it on demand: `rpc:METHOD`,
+    /// `nvmf.transport/TCP`, an interface id. `rpc.startup:METHOD` in addition means that the
+    /// method is called before the initialization. `rpc.last:METHOD` means that a configuration
+    /// calls the method after all others, because it lets clients in.
     #[serde(default)]
     pub provides: Vec<String>,
     /// What must be present before it is loaded: an interface id, or a plugin's name with an

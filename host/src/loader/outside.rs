@@ -76,8 +76,8 @@ pub trait Events: Send + Sync {
     fn add_subsystem(&self, owner: u64, name: &str, config: Option<ConfigWriter>);
     /// Removes the subsystems of an instance. App thread.
     fn remove_subsystems(&self, owner: u64);
-    /// The code of the instance `owner`, whose host table is `table`, panicked. Its SDK does not
-    /// enter it any more, so it cannot write its configuration. Any thread.
+    /// The code of the instance `owner`, whose host table is `table`, panicked. The SDK no longer
+    /// enters the plugin's code, so the plugin cannot write its configuration. Any thread.
     fn panicked(&self, _owner: u64, _table: usize) {}
     /// The method that creates the bdev again, according to its configuration. Any thread.
     fn made_by(&self, _bdev: &str) -> Option<String> {

@@ -29,7 +29,7 @@ pub fn list_text(list: &[Listing]) -> String {
         let (name, version) = (&plugin.name, &plugin.version);
         let (kind, path) = (&plugin.kind, plugin.path.display());
         let _ = writeln!(text, "{name:<16} {version:<10} {kind:<10} {state:<9} {path}");
-        // One line for a folder that others may write to, not one for each of its files.
+        // Report a folder that others may write to in one line, not in one line for each of its files.
         if let Some(reason) = plugin.reason.as_ref().filter(|reason| last_reason != Some(*reason)) {
             let _ = writeln!(text, "    {reason}");
         }

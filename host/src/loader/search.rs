@@ -59,7 +59,7 @@ pub struct Search {
     known: BTreeMap<PathBuf, (Stamp, Look)>,
 }
 
-/// Shows whether a file is still the one that was read.
+/// The properties of a file by which the search notices that it has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     modified_ns: (i64, i64),
@@ -76,8 +76,8 @@ impl Search {
         Self { folders, policy, known: BTreeMap::new() }
     }
 
-    /// The folders from the command line, then those from the environment, then those that belong
-    /// to the program: its own folder and `../lib/drivebay/plugins`.
+    /// The folders of the command line, then those of the environment, then the program's own
+    /// folder and `../lib/drivebay/plugins`.
     #[must_use]
     pub fn default_folders(given: &[PathBuf]) -> Vec<PathBuf> {
         let mut folders = given.to_vec();
@@ -134,7 +134,8 @@ impl Search {
         let stamp = Stamp::of(&file, &folder);
         let known = self.known.get(path).filter(|(known, _)| *known == stamp);
         match known {
-            // Another attempt to read may succeed, even though the file has not changed.
+            // Do not keep this result: another attempt to read may succeed, even though the file
+            // has not changed.
             Some((_, look)) if !matches!(look, Err(NotAPlugin::ReadFailed(_))) => {
                 Some((stamp, look.clone()))
             }
@@ -261,8 +262,8 @@ pub(super) fn file_name(path: &Path) -> String {
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Reads the plugin at `path`, in whatever folder. A file of another user is not read: a user who
-/// may put files into a shared folder must not be able to keep the host busy with them.
+/// Reads the plugin at `path`, which may be in any folder. A file of another user is not read: a
+/// user who may put files into a shared folder must not be able to keep the host busy with them.
 ///
 /// # Errors
 /// What the file is, if it is not a plugin or cannot be read.
@@ -329,7 +330,7 @@ impl Stamp {
     fn of(file: &Metadata, folder: &Metadata) -> Self {
         Self {
             modified_ns: (file.mtime(), file.mtime_nsec()),
-            // A change of owner or mode changes it, too.
+            // The change time also covers a change of owner or mode.
             changed_ns: (file.ctime(), file.ctime_nsec()),
             len: file.len(),
             inode: file.ino(),

@@ -1,5 +1,5 @@
-//! What one instance gets: its `bay_host`, and the tables that the loader itself implements
-//! (`bay.rpc/1`, `bay.broker/1`, `bay.notify/1`). All other tables belong to the core.
+//! The host's side of one instance: its `bay_host`, and the tables that the loader itself
+//! implements (`bay.rpc/1`, `bay.broker/1`, `bay.notify/1`). The core implements all other tables.
 //!
 //! Each thunk converts pointers to values, calls safe code and converts the result to a status.
 #![expect(unsafe_code, reason = "plugins call in with raw pointers")]
@@ -133,7 +133,8 @@ impl Grant {
         self.is_alive.store(false, Ordering::Release);
         self.outside.rpc.unregister_all(&self.owner());
         self.outside.events.remove_subsystems(self.number);
-        // Answered outside of the lock, because a responder may wake a client that calls again.
+        // Release the lock before answering, because an answer may make a client send the next
+        // call.
         drop(self.calls.take_all(self.number));
     }
 
@@ -142,7 +143,8 @@ impl Grant {
         self.own.get()?.manager.upgrade().ok_or_else(gone)
     }
 
-    /// 0, or the negative errno of a refusal, which is also logged and kept.
+    /// Converts a result to 0 or a negative errno. Logs a refusal and keeps it for the reason of a
+    /// failed start.
     fn status(&self, what: &str, result: Result<()>) -> i32 {
         let Err(error) = result else { return 0 };
         tracing::warn!(plugin = self.name, "{what}: {error}");

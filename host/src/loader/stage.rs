@@ -72,7 +72,8 @@ impl Stage {
     /// What forbids it (owner, mode, notes), or why the copy failed.
     pub fn copy(&self, path: &Path) -> Result<Staged> {
         let mut from = open_plugin(path)?;
-        // The temporary name is removed with this value, unless the copy gets its own name.
+        // Dropping this value removes the temporary name, unless the copy got its final name
+        // before.
         let mut incoming = tempfile::Builder::new()
             .prefix("incoming-")
             .tempfile_in(&self.folder)
@@ -192,7 +193,7 @@ fn remove_copies(folder: &Path) {
     for entry in entries.filter(|entry| entry.file_name() != MARKER) {
         let _ = fs::remove_file(entry.path());
     }
-    // The marker last, so that a folder that is only partly removed is still known as ours.
+    // Remove the marker last, so that a partly removed folder still counts as ours.
     let _ = fs::remove_file(folder.join(MARKER));
     let _ = fs::remove_dir(folder);
 }

@@ -185,7 +185,7 @@ impl Subscriber for ToWriter {
         &self,
         _metadata: &'static Metadata<'static>,
     ) -> tracing::subscriber::Interest {
-        // Always ask again, because levels change at run time.
+        // `tracing` must not cache the answer, because levels change at run time.
         tracing::subscriber::Interest::sometimes()
     }
 

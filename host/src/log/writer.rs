@@ -232,7 +232,7 @@ impl Writer {
             }
             _ => format!("[{}] {:<7} {component}: {message}\n", timestamp(time), level.as_str()),
         };
-        // If the output fails, there is no log.
+        // Ignore errors: there is no other place to report that the log cannot be written.
         let _ = self.output.write(&text);
     }
 

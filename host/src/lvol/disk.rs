@@ -11,7 +11,7 @@ use std::path::Path;
 /// Zeros are written in pieces of this many bytes.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// A file or a device. The lock keeps out other programs that lock it, too.
+/// A file or a device, locked. The lock keeps out only programs that take the same lock.
 pub(super) struct FileDisk {
     file: File,
     size: u64,
@@ -77,7 +77,7 @@ impl Disk for FileDisk {
         Ok(())
     }
 
-    /// Does nothing, because an unused range may keep its bytes.
+    /// Does nothing, because a repair works the same whether or not an unused range keeps its old bytes.
     async fn unmap(&self, _offset: u64, _len: u64) -> Result<(), DiskError> {
         Ok(())
     }

@@ -73,7 +73,7 @@ fn now<T>(
     let mut context = Context::from_waker(Waker::noop());
     match pin!(future).poll(&mut context) {
         Poll::Ready(result) => result,
-        // A file always answers at once.
+        // I/O on a file is synchronous, so the future is always ready at the first poll.
         Poll::Pending => {
             Err(drivebay_blobstore::Error::from(drivebay_blobstore::DiskError(libc::EIO)))
         }

@@ -118,7 +118,7 @@ static WAITING: Mutex<Vec<Responder>> = Mutex::new(Vec::new());
 
 fn wait_init(host: &Host, responder: Responder) {
     let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
-    // Checked under the lock, which `initialized` takes after the state has changed.
+    // Check the state under the lock. `initialized` changes the state first and then takes the lock, so no call is left waiting.
     if host.is_initialized() { responder.ok(&true) } else { waiting.push(responder) }
 }
 

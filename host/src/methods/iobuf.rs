@@ -72,8 +72,7 @@ pub fn config() -> Value {
     json!({"method": "iobuf_set_options", "params": params})
 }
 
-/// All users share the pools, so there is one row. `main` counts the buffers that have ever left
-/// the pool.
+/// All users share the pools, so the result has one row. Its `main` is the number of buffers that have ever left the pool.
 fn stats() -> Value {
     let ([small, large], [small_retries, large_retries]) = (buf::carved(), buf::retries());
     let pool = |main: u64, retry: u64| json!({"cache": 0, "main": main, "retry": retry});

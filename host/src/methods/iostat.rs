@@ -205,7 +205,7 @@ fn counters(stat: &IoStat, block_size: u32) -> Value {
         "min_copy_latency_ticks": 0,
         "io_error": {},
     });
-    // The status of errors is not counted separately. SPDK's word for any error is this one.
+    // The host does not count errors by status, so the result has only SPDK's name for any error.
     if *errors > 0
         && let Some(kinds) = row.get_mut("io_error").and_then(Value::as_object_mut)
     {

@@ -37,9 +37,9 @@ pub(super) fn entries() -> Vec<Entry> {
     )
     .in_any_state()
     .result("True.");
-    // On the RPC thread, because it must work even when the app thread is blocked.
+    // Runs on the RPC thread, because an operator must be able to stop the host even when the app thread is blocked.
     let handler = async_handler(|KillInstance { sig_name }, responder: crate::rpc::Responder| {
-        // Answered first, because a stopping server still sends answers that are ready.
+        // Answer before sending the signal: a server that stops still sends the answers that are ready.
         responder.ok(&true);
         if let Err(errno) = signal::kill(Pid::this(), signal_of(sig_name)) {
             let error = RpcError::internal(errno);

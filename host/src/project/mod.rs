@@ -153,7 +153,7 @@ fn check_name(name: &str) -> Result<(), String> {
     ))
 }
 
-/// Words of Rust and names of its own crates, which a crate must not have.
+/// Keywords of Rust and names of its standard crates. A crate must not have such a name.
 const NOT_NAMES: &[&str] = &[
     "abstract",
     "alloc",

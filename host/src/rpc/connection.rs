@@ -121,7 +121,7 @@ impl Connection {
         self.phase == Phase::Closed
     }
 
-    /// Since when nothing of this client is in progress; `None` while something is.
+    /// The time since which the client is idle; `None` while a call, an answer or a part of a request is in progress.
     pub(crate) fn idle_since(&self) -> Option<Instant> {
         let is_idle = self.phase == Phase::Open
             && self.outstanding == 0

@@ -124,7 +124,7 @@ impl Lock {
                 Err((_, Errno::EWOULDBLOCK)) => return Err(ListenError::InUse(socket.to_owned())),
                 Err((_, errno)) => return Err(io_error("lock its lock file", &path, errno)),
             };
-            // A server that ended between the two steps has removed the file.
+            // The file is already gone when a server ended between the two steps.
             let locked = file.metadata().ok().map(|file| (file.dev(), file.ino()));
             if locked.is_some() && locked == identity(&path) {
                 return Ok(Self { path, _file: file });
@@ -141,7 +141,8 @@ fn remove_stale(path: &Path) -> Result<(), ListenError> {
     if !file.file_type().is_socket() {
         return Err(ListenError::NotASocket(path.to_owned()));
     }
-    // A server without a lock still shows itself: it accepts, or its backlog is full.
+    // SPDK's server may have no lock. The socket still shows that such a server lives: the connect succeeds, or fails because the backlog
+    // is full.
     let probe = unix_socket().map_err(|errno| io_error("make a socket", path, errno))?;
     let address = UnixAddr::new(path).map_err(|errno| io_error("use the path", path, errno))?;
     match connect(probe.as_raw_fd(), &address) {

@@ -154,7 +154,7 @@ impl Registry {
         self.write().entries.retain(|_, entry| entry.owner != *owner || entry.method.name != name);
     }
 
-    /// Removes every method of `owner`, which means of exactly this instance.
+    /// Removes every method of exactly this instance, not those of another version of the plugin.
     pub fn unregister_all(&self, owner: &Owner) {
         self.write().entries.retain(|_, entry| entry.owner != *owner);
     }
@@ -249,7 +249,7 @@ impl Registry {
         if let Some(handler) = handler {
             return run(&handler, call);
         }
-        // Not under the lock, because the hook may register methods.
+        // Call the hook without the lock, because the hook may register methods.
         let hook = self.read().unknown.clone().filter(|_| may_ask_hook);
         let untaken = match hook {
             Some(hook) => hook(call),
@@ -294,7 +294,8 @@ impl Registry {
         if !peer.may(method.role) {
             return Err(permission_denied(method, peer));
         }
-        // An announced method declares its states only when its plugin is loaded.
+        // Do not check the state of an announced method: its plugin declares the states when it is
+        // loaded.
         if entry.handler.is_some() && !method.states.contains(&inner.state) {
             return Err(invalid_state(inner.state));
         }

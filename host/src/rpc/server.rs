@@ -245,7 +245,8 @@ impl Loop {
         }
         let mut found = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
         if found.next().is_some_and(|wake| !wake.is_empty()) {
-            // Emptied before the answers are checked, so that none is missed.
+            // Empty the eventfd before checking the answers, so that the wake-up of a later answer
+            // is not lost.
             let _ = self.outbox.wake.read();
         }
         let accept = found.next().is_some_and(|listener| !listener.is_empty());
@@ -338,7 +339,8 @@ impl Loop {
                 self.dispatcher.call(call);
             }
         }
-        // An answer that is ready at once leaves in the same round.
+        // Write again: the calls that have just started may have ready answers, which leave in the
+        // same round.
         self.deliver_answers();
         self.write();
     }

@@ -41,7 +41,7 @@ mod tests {
 
     #[test]
     fn none_but_the_kept_ones_are_left() {
-        // Capabilities belong to a thread.
+        // Use a separate thread: capabilities belong to a thread, and the thread of the test keeps its own.
         let confined = std::thread::spawn(|| {
             drop_most().unwrap();
             for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable] {

@@ -6,8 +6,7 @@
 //! | files beyond its own | `--sandbox` | `landlock` |
 //! | capabilities of root | `--sandbox` | `capabilities` |
 //!
-//! Each of these also applies to threads that are started later, so this runs first.
-//! `docs/security.md` says which attackers it helps against.
+//! Each of these also applies to threads that are started later, so this runs first. `docs/security.md` says which attackers this stops.
 
 mod capabilities;
 mod landlock;
@@ -29,7 +28,7 @@ pub fn enter(options: &Serve) -> Result<Vec<String>, String> {
         told.push(landlock::restrict(&places(options)?)?);
         told.push(capabilities::drop_most()?);
     }
-    // Last. If a container forbids it, the container's own filter applies.
+    // Install the filter last. If a container forbids it, the container has a filter of its own.
     told.push(seccomp::apply().unwrap_or_else(|why| format!("seccomp: not active: {why}")));
     Ok(told)
 }

@@ -19,7 +19,8 @@ pub enum Place {
     Own(u32),
     /// In a cluster of an ancestor, which must not be written.
     Inherited(u32),
-    /// On a disk outside of the store. It is the parent of this blob, which is the volume or an ancestor.
+    /// On a disk outside of the store. That disk is the parent of this blob, which is the volume itself or one of its
+    /// ancestors.
     External(BlobId),
     /// Nowhere: the cluster reads as zeros.
     Zero,

@@ -86,7 +86,7 @@ impl<D: Disk> Store<D> {
     /// Sets or removes a named value of a volume. `name` and `uuid` belong to the store.
     ///
     /// # Errors
-    /// `EPERM` for these two, `EINVAL` for a value larger than a metadata page, or the disk's error.
+    /// `EPERM` for the names `name` and `uuid`, `EINVAL` for a value larger than a metadata page, or the disk's error.
     pub async fn set_xattr(&self, id: BlobId, name: &str, value: Option<Vec<u8>>) -> Result<()> {
         let _writer = self.writer.lock().await;
         let _busy = self.begin(id, "set xattr")?;

@@ -242,7 +242,8 @@ impl<W: Clone + PartialEq> Table<W> {
         self.held = Some(Held { kind, holder });
     }
 
-    /// The notices when a reservation of this kind is released: other registrants get one if the reservation gave them access.
+    /// The notices for the release of a reservation of this kind. Each other registrant gets a notice if the reservation gave registrants
+    /// access.
     fn released(&self, by: &W, kind: Kind) -> Vec<(W, Notice)> {
         if !kind.admits_registrants() {
             return Vec::new();

@@ -135,7 +135,7 @@ impl BackingFile {
     ///
     /// # Errors
     ///
-    /// Those of `lseek(2)`, such as for a device that was removed.
+    /// The errors of `lseek(2)`, such as for a device that was removed.
     pub fn size_bytes(&self) -> io::Result<u64> {
         // This is the only way that works for both files and devices. No other code uses the position.
         (&self.file).seek(SeekFrom::End(0))

@@ -159,7 +159,7 @@ impl<T: IoBuffers> Ring<T> {
     ///
     /// # Errors
     ///
-    /// Those of the queue itself. The error of a request is in its completion.
+    /// The errors of the queue itself. The error of a request is in its completion.
     pub fn flush(&mut self) -> io::Result<()> {
         self.queue.flush()
     }

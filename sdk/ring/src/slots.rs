@@ -63,7 +63,7 @@ impl<T> Slot<T> {
     }
 }
 
-/// No slots: what remains after the slots were taken away.
+/// Creates a value without slots, as a replacement for slots that are taken out.
 impl<T> Default for Slots<T> {
     fn default() -> Self {
         Self { slots: Box::default(), free: Vec::new() }

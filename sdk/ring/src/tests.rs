@@ -388,7 +388,7 @@ fn dropping_the_ring_drops_each_request_once(engine: Engine) {
     let drops = Arc::new(AtomicUsize::new(0));
     for block in 0..32 {
         if block == 24 {
-            bench.ring.flush().unwrap(); // The last eight requests are never flushed.
+            bench.ring.flush().unwrap(); // Do not flush the last eight requests.
         }
         bench.push(write(block), Request::block(1).counting(&drops));
     }

@@ -172,7 +172,7 @@ impl Copies {
             self.0.remove(at);
         }
         if self.0.len() >= usize::from(LIMITS.copies) {
-            // The oldest ended copy makes room.
+            // Drop the oldest ended copy when the list is full.
             let ended = self.0.iter().position(|copy| copy.progress != Progress::InProgress);
             self.0.remove(ended.ok_or_else(|| Outcome::of(Status::TaskSetFull))?);
         }

@@ -93,8 +93,8 @@ impl Device {
         self.ports = ports;
     }
 
-    /// Makes the device refuse RESERVE, RELEASE, and PERSISTENT RESERVE IN and OUT. A device that does not see all initiators of its
-    /// bdevs needs this: a reservation would not keep out the others.
+    /// Makes the device refuse RESERVE, RELEASE, and PERSISTENT RESERVE IN and OUT. Use this for a device that does not see all initiators
+    /// of its bdevs, because its reservations would not bind the other initiators.
     pub fn refuse_reservations(&mut self) {
         self.can_reserve = false;
     }

@@ -166,7 +166,7 @@ impl Task {
         self.gate_unit
     }
 
-    /// Whether the task needs a unit: its own, or one that it copies from or to.
+    /// Whether the task needs a unit, either as its own or as the source or destination of a copy.
     #[must_use]
     pub fn touches(&self, unit: u16) -> bool {
         let copies = match &self.state {

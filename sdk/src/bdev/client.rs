@@ -14,8 +14,9 @@ use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
-/// What an I/O owns while it is in flight: its buffers and other values of its owner. The owner gets it
-/// back when the I/O has completed. It fits in a pointer, so an I/O allocates nothing.
+/// The context of an I/O: its buffers and other values of its owner. The I/O owns the context while it is in
+/// flight, and the owner gets the context back at completion. A context fits in a pointer, so an I/O
+/// allocates no memory.
 ///
 /// # Safety
 /// From `into_raw` to `from_raw`, the list that `iov` returns and the memory it refers to must not move.

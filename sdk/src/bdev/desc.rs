@@ -124,7 +124,7 @@ impl Desc {
     /// Describes the bdev as it is now. `[any reactor]`
     ///
     /// # Errors
-    /// Those of the host, or `EINVAL` for an impossible geometry.
+    /// The errors of the host, or `EINVAL` for an impossible geometry.
     pub fn info(&self) -> Result<Info> {
         let host = host();
         // SAFETY: the fields are numbers and a text, for which all zero bytes are valid.
@@ -180,7 +180,7 @@ impl Desc {
     /// Gets the current thread's channel. `[reactor]`
     ///
     /// # Errors
-    /// Those of the bdev's module.
+    /// The errors of the bdev's module.
     pub fn channel(&self) -> Result<Channel> {
         let info = self.info()?;
         Channel::get(self.id, info.block_size())

@@ -2,10 +2,11 @@
 //!
 //! One rule applies to all of them: **exports share a bdev with each other, and with nobody else.** Every writable export holds the same
 //! shared claim. So a bdev can be a namespace and a LUN at the same time. But a bdev that a RAID array, an lvol store or a filter has
-//! claimed cannot be exported, and they cannot claim an exported bdev. A read-only export claims nothing.
+//! claimed cannot be exported, and they cannot claim an exported bdev. A read-only export makes no claim.
 //!
-//! **A bdev with registered initiators or hosts has one export.** Another protocol or another target would not enforce the persistent
-//! reservation. So an export makes its claim exclusive while an initiator or a host is registered: [`own_export`], [`share_export`].
+//! **A bdev with registered initiators or hosts has one export.** Each export keeps its own persistent reservation, and another export
+//! would not enforce it. So an export makes its claim exclusive while an initiator or a host is registered: [`own_export`],
+//! [`share_export`].
 
 use super::desc::{Claim, Desc, Event, Info, open};
 use crate::app::App;

@@ -98,7 +98,7 @@ impl FanOut {
         request.op = op_number;
         request.lba = range.lba;
         request.nblocks = range.nblocks;
-        // No op has a second argument, so the child's number is stored there.
+        // The field of the second argument holds the child's number, because no op has a second argument.
         request.arg = [arg, number.into()];
         request.arg_len = 0;
         let ended: bay_io_cb_fn = if self.0.joins { joining_child_ended } else { child_ended };
@@ -155,7 +155,7 @@ impl Drop for Child {
 #[derive(Clone, Copy, Debug)]
 struct Parent {
     io: NonNull<bay_io>,
-    /// Whether the request returns to its module when its children have completed.
+    /// Whether `joined` gets the request when its children have completed.
     joins: bool,
 }
 

@@ -14,7 +14,7 @@ use crate::notify::Config;
 use crate::rpc::{Call, Params};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// A bdev on top of a base. What it does not override comes from the base: geometry, ops and I/O.
+/// A bdev on top of a base bdev. Geometry, ops and I/O are those of the base, unless the filter overrides them.
 ///
 /// A filter that is created before its base exists waits for it. It also waits when its base is removed.
 pub trait Filter: Sized + Send + Sync + 'static {
@@ -318,7 +318,7 @@ pub(crate) fn base_appears(app: &App, base: &str) {
     let (filters, others) =
         std::mem::take(&mut *all).into_iter().partition::<Vec<_>, _>(|filter| filter.base == base);
     *all = others;
-    drop(all); // creating a filter locks the list again
+    drop(all); // release the lock, because creating a filter takes it again
     for filter in filters {
         match (filter.make)(app, &filter.params) {
             Ok(name) => {

@@ -1,5 +1,4 @@
-//! What an I/O knows about its channel, for bdevs of any type, and the memory that the bus keeps with
-//! each I/O of that channel.
+//! How an I/O finds its channel, whatever the type of the bdev, and how the SDK uses the memory that the bus keeps with each I/O.
 #![expect(unsafe_code, reason = "accesses the bus's memory of an I/O")]
 
 use super::io::{BdevIo, IoResult};

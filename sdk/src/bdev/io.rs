@@ -27,7 +27,7 @@ impl BdevIo {
         Self { io, home }
     }
 
-    /// Gives the request away without completing it. The caller takes care that it is completed.
+    /// Returns the request without completing it. The caller must complete it.
     #[inline]
     pub(super) fn into_raw(self) -> NonNull<bay_io> {
         std::mem::ManuallyDrop::new(self).io
@@ -124,8 +124,8 @@ impl Drop for BdevIo {
     }
 }
 
-/// The data of an I/O: pieces of memory in order. Others, such as a guest, may change them at any time, so
-/// the code copies them and never creates a reference to them.
+/// The data of an I/O: pieces of memory in order. Another party, such as a guest, may change the memory at any time, so the code copies it
+/// and never creates a reference to it.
 #[derive(Clone, Copy, Debug)]
 pub struct Buffers<'a>(&'a [bay_iov]);
 

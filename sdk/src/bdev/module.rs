@@ -37,11 +37,14 @@ pub trait Bdev: Sized + Send + Sync + 'static {
     /// The `size_of` of the largest state stored with an I/O ([`BdevIo::set_state`]), in bytes.
     const IO_STATE_LEN: usize = 0;
 
-    /// Creates a device from the parameters. It is not registered yet. `[app thread]`
+    /// Creates a device from the parameters. It is not registered yet. A module that creates its bdevs in code and passes
+    /// them to [`register`](super::register) leaves this function out. `[app thread]`
     ///
     /// # Errors
     /// The method's caller gets the error.
-    fn create(app: &App, params: Self::Params) -> Result<Self>;
+    fn create(_app: &App, _params: Self::Params) -> Result<Self> {
+        Err(Error::new(errno::ENOSYS, "no method creates these bdevs; their module creates them"))
+    }
 
     /// Unique name.
     fn name(&self) -> &str;
@@ -134,4 +137,40 @@ pub trait Bdev: Sized + Send + Sync + 'static {
     fn driver_specific(&self) -> serde_json::Map<String, serde_json::Value> {
         serde_json::Map::new()
     }
+}
+
+/// Goes into an `impl` of [`Bdev`](crate::bdev::Bdev) whose channel does the I/O. It sets `BURSTS`, `POLLS` and `SLEEPS`, and calls
+/// the channel's own functions `submit`, `flush`, `poll`, `prepare_sleep` and `wake_fd`, and `woke` after `channel_does_io!(woke)`.
+/// The channel's `wake_fd` returns a descriptor or an `Option` of one.
+#[macro_export]
+macro_rules! channel_does_io {
+    ($($woke:ident)?) => {
+        const BURSTS: bool = true;
+        const POLLS: bool = true;
+        const SLEEPS: bool = true;
+
+        fn submit(&self, channel: &mut Self::Channel, io: $crate::bdev::BdevIo) {
+            channel.submit(io);
+        }
+
+        fn flush(&self, channel: &mut Self::Channel) {
+            channel.flush();
+        }
+
+        fn poll(&self, channel: &mut Self::Channel) -> bool {
+            channel.poll()
+        }
+
+        fn prepare_sleep(&self, channel: &mut Self::Channel) -> bool {
+            channel.prepare_sleep()
+        }
+
+        fn wake_fd(&self, channel: &Self::Channel) -> ::core::option::Option<::std::os::fd::RawFd> {
+            channel.wake_fd().into()
+        }
+
+        $(fn $woke(&self, channel: &mut Self::Channel) {
+            channel.$woke();
+        })?
+    };
 }

@@ -6,8 +6,7 @@ use super::io::BdevIo;
 use super::module::Bdev;
 use super::op::{Geometry, OpSet, Range};
 use super::registration::Registration;
-use crate::app::App;
-use crate::error::{Error, Result, errno};
+use crate::error::{Error, Result};
 use crate::notify::Config;
 use crate::rpc::NoParams;
 use serde_json::{Map, Value};
@@ -79,10 +78,6 @@ impl Bdev for Part {
     const OPS: OpSet = PASSED;
     const BURSTS: bool = true;
 
-    fn create(_: &App, _: NoParams) -> Result<Self> {
-        Err(Error::new(errno::ENOSYS, "no method creates parts; their module creates them"))
-    }
-
     fn name(&self) -> &str {
         &self.name
     }
@@ -98,7 +93,7 @@ impl Bdev for Part {
         registration.ops = OpSet::from_bits(registration.ops.bits() & PASSED.bits());
         let boundary = u64::from(registration.optimal_boundary.max(1));
         if !self.offset.is_multiple_of(boundary) {
-            registration.optimal_boundary = 0; // the base splits at its own boundary
+            registration.optimal_boundary = 0; // the bus splits the I/O at the base's boundary, so the part needs none
         }
     }
 

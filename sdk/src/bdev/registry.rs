@@ -273,7 +273,7 @@ impl<B: Bdev> Registered<B> {
     }
 }
 
-/// All blocks of a bdev, even if its size changes.
+/// Stands for all blocks of a bdev, even if its size changes.
 const WHOLE: Range = Range::new(0, 0);
 
 type Done = Box<dyn FnOnce(&App, Result<()>)>;

@@ -81,7 +81,7 @@ pub(super) struct Channel<B: Bdev> {
     has_more: Cell<bool>,
     state: UnsafeCell<B::Channel>,
     queue: RefCell<IoQueue>,
-    /// Parents whose children completed while the channel was busy.
+    /// Parents whose children completed while the channel was busy. Their `joined` runs when the busy section ends.
     joined: RefCell<VecDeque<(BdevIo, IoResult)>>,
     flush_wanted: Cell<bool>,
     close_wanted: Cell<bool>,

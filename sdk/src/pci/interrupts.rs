@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 impl Vector {
-    /// Whether the vector was signaled since the last call. This is a system call, so it is not for the data path.
+    /// Returns whether the device signaled the vector since the last call. It makes a system call, so do not call it on the data path.
     #[must_use]
     pub fn has_come(&self) -> bool {
         let mut count = [0; 8];
@@ -24,7 +24,7 @@ impl Vector {
 pub struct Interrupts(OwnedFd);
 
 impl Interrupts {
-    /// None yet.
+    /// Creates a set without vectors.
     ///
     /// # Errors
     /// When the process or the system has no more descriptors.
@@ -47,7 +47,8 @@ impl Interrupts {
         self.watch(unsafe { BorrowedFd::borrow_raw(vector.fd()) })
     }
 
-    /// Adds a descriptor, such as the one of a set of sockets. The caller must close it before its number names another file.
+    /// Adds another descriptor that wakes the thread, such as that of a set of sockets. Closing the descriptor removes it. The caller must
+    /// close it before its number names another file.
     ///
     /// # Errors
     /// The errors of epoll_ctl(2).
@@ -59,7 +60,7 @@ impl Interrupts {
     fn watch(&self, fd: BorrowedFd<'_>) -> Result<()> {
         let data = EventData::new_u64(0);
         match epoll::add(&self.0, fd, data, EventFlags::IN | EventFlags::ET) {
-            // Two queues may have the same vector.
+            // The vector is in the set already, because two queues may share a vector.
             Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
             Err(error) => Err(io::Error::from(error).into()),
         }
@@ -69,12 +70,12 @@ impl Interrupts {
     pub fn remove(&self, vector: &Vector) {
         // SAFETY: the vector keeps its descriptor open.
         let fd = unsafe { BorrowedFd::borrow_raw(vector.fd()) };
-        // This fails when the vector was never added, which does no harm.
+        // An error means that the vector is not in the set.
         let _ = epoll::delete(&self.0, fd);
     }
 
-    /// Clears the interrupts that have arrived, for [`Poll::prepare_sleep`](crate::poller::Poll::prepare_sleep), which checks the queues
-    /// afterwards. A later interrupt wakes the thread.
+    /// Clears the interrupts that have arrived. [`Poll::prepare_sleep`](crate::poller::Poll::prepare_sleep) calls this first and checks
+    /// the queues afterwards, so that every later interrupt wakes the thread.
     pub fn clear(&self) {
         const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
         let mut events: Vec<epoll::Event> = Vec::with_capacity(8);

@@ -8,17 +8,17 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Alignment, in bytes.
+/// Alignment of an allocation, in bytes.
 const ALIGN: u64 = 4096;
 
-/// Zeroed memory in words of 8 bytes. A device may change it at any time, so this code only loads and stores words, and never makes a
-/// reference to the contents.
+/// Memory that is zeroed at first, in words of 8 bytes. A device may change the contents at any time, so this code only loads and stores
+/// whole words and never creates a reference to the contents.
 #[derive(Debug)]
 pub struct DmaMemory {
     addr: NonNull<AtomicU64>,
     words: usize,
     iova: u64,
-    /// Devices reach the memory only while a device is open.
+    /// Keeps the device open, because the host maps memory for devices only while a device is open.
     _device: Arc<Device>,
 }
 
@@ -28,11 +28,11 @@ unsafe impl Send for DmaMemory {}
 unsafe impl Sync for DmaMemory {}
 
 impl DmaMemory {
-    /// Allocates at least `len` bytes, aligned to 4096, for the devices that are open. It locks memory, so it is not for the data path.
-    /// `[any thread]`
+    /// Allocates at least `len` bytes, aligned to 4096, which all open devices can access. The host locks the memory, which is slow: do
+    /// not call this on the data path. `[any thread]`
     ///
     /// # Errors
-    /// `ENOMEM` when there is no memory, or no more memory may be locked.
+    /// `ENOMEM` when the host has no memory left, or the process has reached its limit of locked memory.
     pub fn alloc(device: &Arc<Device>, len: u32) -> Result<Self> {
         let none =
             || Error::new(errno::ENOMEM, format!("no memory for {len} bytes that a device shares"));
@@ -52,7 +52,7 @@ impl DmaMemory {
         Ok(memory)
     }
 
-    /// The address that devices use for it.
+    /// The address of the memory for devices. It differs from the address in this process.
     #[must_use]
     pub fn iova(&self) -> u64 {
         self.iova

@@ -1,12 +1,12 @@
 //! PCI devices: for plugins with the permission `pci`.
 //!
-//! - [`list`] lists the devices, [`Device::open`] opens one that is bound to vfio-pci.
-//! - [`Bar`] is a device's registers, [`Interrupts`] wakes a thread when the device interrupts.
-//! - [`DmaMemory`] is memory for rings and lists. A device uses the data of an I/O where it is if devices reach it
-//!   ([`Buffers::for_device`]). Otherwise the plugin copies the data through a [`Buf`].
+//! - [`list`] returns the devices of the machine. [`Device::open`] opens a device that is bound to vfio-pci.
+//! - [`Bar`] accesses a device's registers. [`Interrupts`] wakes a thread when the device interrupts.
+//! - [`DmaMemory`] is memory for the rings and lists that a device shares with its driver.
 //!
-//! The host owns the device. It maps only memory that it handed out for devices, so a device that misbehaves can overwrite such memory and
-//! nothing else.
+//! [`Buffers::for_device`] returns the addresses at which a device can read or write the data of an I/O in place. Memory that the host has
+//! not mapped for devices has no such address: the plugin then copies the data through a [`Buf`], which has one. The host owns the device.
+//! Devices can access only memory that the host handed out for them, so a faulty device can overwrite nothing else.
 #![expect(
     unsafe_code,
     reason = "calls the host's interface, and reads and writes registers and memory that a device shares"
@@ -33,7 +33,7 @@ use std::sync::{Arc, OnceLock};
 pub use interrupts::Interrupts;
 pub use memory::DmaMemory;
 
-/// What sysfs says about a device.
+/// The description of a device in sysfs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
     /// Address, `DDDD:BB:DD.F`.
@@ -56,7 +56,7 @@ pub struct Found {
     pub driver: String,
 }
 
-/// Lists the PCI devices of the machine, by address. It reads files, so it is not for the data path. `[any thread]`
+/// Returns the PCI devices of the machine, sorted by address. It reads files, so do not call it on the data path. `[any thread]`
 ///
 /// # Errors
 /// `EPERM` when the plugin does not have the permission `pci`.
@@ -90,7 +90,7 @@ unsafe extern "C" fn found(ctx: *mut c_void, info: *const bay_pci_info) {
     });
 }
 
-/// An open device. It is closed when its last user is dropped: BARs, vectors and memory keep it open.
+/// An open device. Its [`Bar`]s, [`Vector`]s and [`DmaMemory`] keep it open, so it is closed when the last of them is dropped.
 #[derive(Debug)]
 pub struct Device {
     handle: u64,
@@ -98,13 +98,13 @@ pub struct Device {
 }
 
 impl Device {
-    /// Opens a device that is bound to vfio-pci. The kernel resets the device, which reaches no memory before [`Self::set_master`]. The
-    /// call may take 100 ms and more, so make it on a worker. `[any thread]`
+    /// Opens a device that is bound to vfio-pci. The kernel resets the device. The device cannot access memory before
+    /// [`Self::set_master`]. The call may take more than 100 ms, so make it on a worker. `[any thread]`
     ///
     /// # Errors
-    /// The text says what the operator can do. `EINVAL`: not an address, `ENODEV`: no such device, `ENXIO`: another driver or no IOMMU,
-    /// `EBUSY`: in use, `EACCES`: no permission on a file, `ENOMEM`: the limit of locked memory, `EPERM`: the plugin does not have the
-    /// permission `pci`.
+    /// The text tells the operator what to do. `EINVAL`: the text is not an address. `ENODEV`: there is no such device. `ENXIO`: the
+    /// device has another driver, or no IOMMU. `EBUSY`: the device is in use. `EACCES`: the process may not open a file of VFIO. `ENOMEM`:
+    /// the limit of locked memory is reached. `EPERM`: the plugin does not have the permission `pci`.
     pub fn open(address: &str) -> Result<Arc<Self>> {
         let open = table()?.open.ok_or_else(lacking)?;
         let mut handle = 0;
@@ -115,14 +115,14 @@ impl Device {
         Ok(Arc::new(Self { handle, address: address.to_owned() }))
     }
 
-    /// The address that it was opened with.
+    /// The PCI address that `open` got.
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// Lets the device read and write the memory that was handed out for devices, or stops it: when the call returns, the device has no
-    /// access. `[any thread]`
+    /// Switches bus mastering on or off. While it is on, the device can read and write all memory that the host handed out for devices.
+    /// After a call that switches it off, the device has no access to memory. `[any thread]`
     ///
     /// # Errors
     /// `EIO` when the device is gone.
@@ -170,7 +170,8 @@ impl Device {
         count
     }
 
-    /// Takes the first `count` vectors, once for each device. An interrupt makes the vector's descriptor readable. `[any thread]`
+    /// Returns the first `count` MSI-X vectors. A device gives them only once. An interrupt makes the vector's descriptor readable.
+    /// `[any thread]`
     ///
     /// # Errors
     /// `EINVAL` for more vectors than the device has, `EBUSY` when they were taken before.
@@ -183,11 +184,11 @@ impl Device {
         Ok(fds.into_iter().map(|fd| Vector { fd, _device: Arc::clone(self) }).collect())
     }
 
-    /// An eventfd that becomes readable when the kernel wants the device back. The plugin then ends its I/O and drops the device.
-    /// `[any thread]`
+    /// Returns an eventfd that becomes readable when the kernel wants the device back, for example before it is unbound. The plugin must
+    /// then end its I/O and drop the device. `[any thread]`
     ///
     /// # Errors
-    /// `EOPNOTSUPP` when the kernel does not report that.
+    /// `EOPNOTSUPP` when the kernel does not report this for the device.
     pub fn removal(self: &Arc<Self>) -> Result<Vector> {
         let removal_fd = table()?.removal_fd.ok_or_else(lacking)?;
         let mut fd = -1;
@@ -207,7 +208,7 @@ impl Drop for Device {
     }
 }
 
-/// An eventfd of a device.
+/// An eventfd that the kernel signals for a device.
 #[derive(Clone, Debug)]
 pub struct Vector {
     fd: RawFd,
@@ -222,8 +223,8 @@ impl Vector {
     }
 }
 
-/// Registers of a device. Registers beyond the end, and all registers of a device that is gone, read as all ones, and writes to them are
-/// lost.
+/// The registers of a device. A read beyond the end of the BAR, or of a device that is gone, returns all ones; a write there has no
+/// effect.
 #[derive(Clone, Debug)]
 pub struct Bar {
     addr: NonNull<u8>,
@@ -271,16 +272,16 @@ impl Bar {
 }
 
 impl<'a> Buffers<'a> {
-    /// The data piece by piece: the address that devices use, and the length in bytes; `None` for a piece that devices do not reach. Valid
-    /// until the I/O is completed, while the device is open.
+    /// Returns each piece of the data: its address for devices and its length in bytes; `None` for a piece that devices cannot access. The
+    /// addresses are valid until the I/O is completed, as long as the device is open.
     pub fn for_device(self) -> impl Iterator<Item = Option<(u64, u32)>> + use<'a> {
         self.iovs().iter().map(|iov| Some((iova(iov)?, iov.len)))
     }
 }
 
 impl BdevIo {
-    /// Tells the host that a device may access the buffers until the I/O is completed. The host does not reuse them before that, whatever
-    /// happens to the plugin.
+    /// Tells the host that a device may access the buffers until the I/O is completed. The host does not reuse the buffers before, even if
+    /// the plugin panics.
     #[inline]
     pub fn lend_to_device(&self) {
         self.hold_by_device();
@@ -288,14 +289,15 @@ impl BdevIo {
 }
 
 impl Buf {
-    /// The address that devices use for the buffer; `None` when they do not reach it.
+    /// The address of the buffer for devices; `None` when devices cannot access it.
     #[must_use]
     pub fn for_device(&self) -> Option<u64> {
         // SAFETY: the buffer's own element.
         iova(unsafe { &*self.iov() })
     }
 
-    /// Lets devices reach a buffer that is not from the pools. It locks memory, so it is not for the data path. `[any thread]`
+    /// Lets devices access a buffer that is not from the pools. The host locks the memory, which is slow: do not call this on the data
+    /// path. `[any thread]`
     ///
     /// # Errors
     /// `ENOMEM` when it cannot be locked.
@@ -307,7 +309,7 @@ impl Buf {
     }
 }
 
-/// The address that devices use for a piece of memory; `None` when they do not reach all of it.
+/// The address of a piece of memory for devices; `None` when devices cannot access all of it.
 #[inline]
 fn iova(iov: &bay_iov) -> Option<u64> {
     if iov.region == 0 {
@@ -319,7 +321,7 @@ fn iova(iov: &bay_iov) -> Option<u64> {
     (region.state & BAY_REGION_DMA != 0 && is_inside).then(|| region.iova + offset)
 }
 
-/// Lets devices reach a region.
+/// Lets devices access a region of the host.
 fn share(region: u32) -> Result<()> {
     let share = table()?.share.ok_or_else(lacking)?;
     explained(|why| {

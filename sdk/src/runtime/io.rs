@@ -37,7 +37,7 @@ impl BlockIo {
     /// Gets the current thread's channel of an open bdev. `[any lightweight thread]`
     ///
     /// # Errors
-    /// Those of the bdev's module.
+    /// The errors of the bdev's module.
     pub fn new(desc: &Arc<Desc>) -> Result<Self> {
         let info = desc.info()?;
         Ok(Self(Rc::new(Open {

@@ -249,7 +249,8 @@ impl PackedRing {
         }
         let (old, new) = (self.published, self.next_used);
         self.published = new;
-        // The driver stores what it wants, then reads the ring. So either the driver sees the ring, or this code sees the wish.
+        // The driver first stores whether it wants a call, then reads the ring. So either the driver sees the ended requests, or this code
+        // sees that it wants a call.
         fence(Ordering::SeqCst);
         let wish = u32::from_le(self.u32_at(self.driver, 0).load(Ordering::Relaxed));
         let [a, b, c, d] = wish.to_le_bytes();
@@ -269,7 +270,8 @@ impl PackedRing {
             u32::from(EVENT_ENABLE) << 16
         };
         self.u32_at(self.device, 0).store(wish.to_le(), Ordering::Relaxed);
-        // The driver adds a request, then reads the wish. So either the driver sees the wish, or this code sees the request.
+        // The driver first adds a request, then reads whether the device wants a kick. So either the driver sees that the device wants a
+        // kick, or this code sees the request.
         fence(Ordering::SeqCst);
         self.is_available(self.next_available) || self.is_resuming()
     }

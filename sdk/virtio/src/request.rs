@@ -89,7 +89,7 @@ fn lend(list: &mut Vec<bay_iov>, pieces: &[Piece], mut skip: u64, len: u64) -> b
         if count == 0 {
             break;
         }
-        // It fits, because a piece is at most 4 GiB long and the machine has 64 bits.
+        // `skip` fits `usize`, because a piece is at most 4 GiB long and the machine has 64 bits.
         let offset = usize::try_from(skip).unwrap_or(usize::MAX);
         // SAFETY: `skip` is less than the piece's length.
         let addr = unsafe { piece.addr.add(offset) };

@@ -62,7 +62,7 @@ impl SplitRing {
             record: None,
             left: Vec::new(),
         };
-        // The ring itself says how many requests the last device handed back.
+        // The used index of the ring says how many requests the last device handed back.
         ring.next_used = u16::from_le(ring.used_index().load(Ordering::Acquire));
         ring.published = ring.next_used;
         if let Some(inflight) = inflight {
@@ -160,7 +160,8 @@ impl SplitRing {
         if let Some(record) = &mut self.record {
             record.published(new);
         }
-        // The driver stores what it wants, then reads the index. So either the driver sees the index, or this code sees the wish.
+        // The driver first stores whether it wants a call, then reads the index. So either the driver sees the new index, or this code
+        // sees that it wants a call.
         fence(Ordering::SeqCst);
         if self.features.event_idx {
             let event = self.available_entry(self.size).load(Ordering::Relaxed);
@@ -177,14 +178,16 @@ impl SplitRing {
         } else {
             self.u16_at(self.used, 0).store(0, Ordering::Relaxed);
         }
-        // The driver adds a request, then reads the wish. So either the driver sees the wish, or this code sees the request.
+        // The driver first adds a request, then reads whether the device wants a kick. So either the driver sees that the device wants a
+        // kick, or this code sees the request.
         fence(Ordering::SeqCst);
         let available = u16::from_le(self.available_index().load(Ordering::Acquire));
         available != self.next_available || self.is_resuming()
     }
 
     pub(crate) fn disarm(&mut self) {
-        // With event indices, the driver passes an old event index once in 2^16 requests, which costs only a kick.
+        // The flag has no effect with event indices. The driver then reaches the old event index once in 2^16 requests, which costs only a
+        // needless kick.
         if !self.features.event_idx {
             self.u16_at(self.used, 0).store(USED_NO_NOTIFY.to_le(), Ordering::Relaxed);
         }

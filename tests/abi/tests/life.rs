@@ -66,7 +66,7 @@ fn the_folder_may_be_emptied_and_filled_at_run_time() {
     assert!(!lists_ping(&host));
     assert_eq!(host.call("ping", "{}").unwrap_err().0, -32601);
     host.probe("p.so", &macros);
-    // No call announced the file: the call itself finds it.
+    // No earlier call has found the file. This call of its method finds it.
     assert_eq!(host.call("ping", "{}").unwrap(), "probe 1.0.0");
     fs::remove_file(&path).unwrap();
     assert_eq!(host.call("ping", "{}").unwrap(), "probe 1.0.0", "it runs from its own copy");

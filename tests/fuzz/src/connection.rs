@@ -125,7 +125,7 @@ impl Wire {
         let mut bytes = [0; IcReq::LEN];
         IcReq { pfv: 0, hpda, digests, maxr2t: maxr2t.into() }.encode(&mut bytes);
         self.send(&bytes);
-        // Before Connect few commands are possible, so half of the connections are a queue at once.
+        // Few commands are allowed before Connect, so half of the connections start as a queue.
         if maxr2t & 1 == 0 {
             self.connection.connected(1, LIMITS.depth, true);
         }

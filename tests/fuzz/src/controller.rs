@@ -220,7 +220,7 @@ impl Target {
         }
     }
 
-    /// Lets a host leave.
+    /// Disconnects a host.
     fn leave(&mut self, script: &mut Script<'_>) {
         let Some((nqn, cntlid)) = self.chosen(script) else { return };
         let subsystem = self.model.subsystems.get_mut(nqn).unwrap();

@@ -30,7 +30,7 @@ pub(crate) fn pdu(data: &[u8]) {
     }
 }
 
-/// A byte with this end's wishes, then the text.
+/// A byte with the values that this end wants, then the text.
 pub(crate) fn text(data: &[u8]) {
     let Some((&wants, rest)) = data.split_first() else { return };
     let Ok(pairs) = text::parse(rest) else { return };

@@ -1,6 +1,6 @@
 //! A script: the input, read byte by byte.
 
-/// The rest of a script. Beyond its end all numbers are 0.
+/// The rest of a script. Past the end, it returns 0 for every number.
 pub(crate) struct Script<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Script<'a> {

@@ -1,5 +1,5 @@
-# Sourced by the scripts that run the host inside of the guest: a host, its RPC, and disks that it exports as subsystem $NQN at
-# $TADDR:$TPORT.
+# Scripts that run the host inside of the guest source this file. It has functions that start the host, call its
+# methods, and export disks as subsystem $NQN at $TADDR:$TPORT.
 export DRIVEBAY_RUNTIME=/run/drivebay
 mkdir -p $DRIVEBAY_RUNTIME
 serve() {

@@ -32,7 +32,7 @@ dmesg | grep -iE '(nvme|connection).*(reconnect|error)' | tail -5
 
 umount "$folder"
 e2fsck -fn "$disk"
-# Read from the disk, not from a cache.
+# Empty the caches, so that the check reads from the disk.
 echo 3 >/proc/sys/vm/drop_caches
 mount -o ro "$disk" "$folder"
 [ "$(wc -l </run/synced.sums)" -eq 70 ]

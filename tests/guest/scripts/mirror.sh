@@ -42,7 +42,7 @@ wait $load || { cat /run/fio; exit 1; }
 mark "fio verified"
 umount "$folder"
 e2fsck -fn "$disk"
-# Read from the disk, not from a cache.
+# Empty the caches, so that the check reads from the disk.
 echo 3 >/proc/sys/vm/drop_caches
 mount -o ro "$disk" "$folder"
 [ "$(wc -l </run/synced.sums)" -eq $((turn * 5)) ]

@@ -1,5 +1,5 @@
-# One namespace by two listeners, $TPORT and $SECOND_PORT, under the kernel's own multipath. The test changes the ANA
-# states, and then takes a listener away. fio does not notice.
+# The guest's kernel uses one namespace through two listeners, $TPORT and $SECOND_PORT, with its own multipath. The
+# test changes the ANA states, and then removes a listener. fio must not notice.
 . "$(dirname "$0")/nvme.sh"
 [ "$(cat /sys/module/nvme_core/parameters/multipath)" = Y ]
 

@@ -1,5 +1,6 @@
-# A host in the guest over the NVMe controllers of its PCI bus, behind an IOMMU: bound to vfio-pci, attached, exported over NVMe/TCP to
-# the guest's own kernel, reset under load, detached, and given back to the kernel.
+# A host in the guest uses the NVMe controllers of the guest's PCI bus, behind an IOMMU. The script binds them to
+# vfio-pci, attaches them, exports them over NVMe/TCP to the guest's own kernel, resets them under load, detaches
+# them, and returns them to the kernel.
 TADDR=127.0.0.1 TPORT=4420
 . "$(dirname "$0")/nvme.sh"
 . "$(dirname "$0")/host.sh"
@@ -72,7 +73,7 @@ mark "detached and attached again"
 kill $host
 wait $host || { echo "the host ended with $?"; exit 1; }
 
-# The kernel finds what was written over vfio-pci.
+# The kernel's own driver must find the data that was written through vfio-pci.
 modprobe nvme
 give_to nvme
 by_kernel() { # the kernel's name of namespace 1

@@ -4,7 +4,7 @@ import os
 
 from nvme_guest import NvmeGuestTest
 
-# The IOMMU comes before the devices that it translates for.
+# QEMU requires the IOMMU before the devices whose addresses it translates.
 IOMMU = "-device intel-iommu,intremap=on,caching-mode=on,device-iotlb=on"
 
 

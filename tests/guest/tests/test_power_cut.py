@@ -31,7 +31,8 @@ class PowerCut(NvmeGuestTest):
         rng = random.Random(7)
         lost_writes = 0
         for cut in range(CUTS):
-            # Every other cut is where a round has just become durable. That is the strictest check.
+            # Every other cut comes right after a round has become durable. This is the strictest check, because nothing
+            # of the round may be lost.
             limit = rng.choice(noted) if cut % 2 else rng.randint(noted[0], entries)
             keep = rng.choice([0.0, 0.0, 0.5, 0.9])
             with self.subTest(limit=limit, keep=keep, seed=cut):

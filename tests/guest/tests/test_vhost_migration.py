@@ -16,7 +16,7 @@ from guest import CACHE, CMDLINE, HERE, die_with_parent, soak_only
 from host import Host
 from test_nvme_tcp import file_disk
 
-# Seconds. Two emulated machines on a busy computer are slow.
+# In seconds. The limit is long, because two emulated machines on a busy computer are slow.
 LIMIT = 240
 
 
@@ -147,7 +147,7 @@ class Migration(unittest.TestCase):
                 time.sleep(0.2)
             before = int(re.findall(r"runs (\d+)", source.text)[-1])
             self.assertNotIn("load", source.text, source.text)
-            # Two more runs begin and end on the other machine.
+            # Wait until two more runs of the load have begun and ended on the other machine.
             target.wait_for(f"runs {before + 3}")
             target.console.sendall(b"stop\n")
             target.wait_for("load ended")

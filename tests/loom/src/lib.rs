@@ -2,8 +2,6 @@
 //! `announce.rs`, compiled over loom's atomics, in every interleaving that the C11 model allows.
 #![expect(unsafe_code, reason = "messages are raw pointers")]
 #![allow(
-    clippy::undocumented_unsafe_blocks,
-    clippy::multiple_unsafe_ops_per_block,
     clippy::unwrap_used,
     clippy::indexing_slicing,
     dead_code,
@@ -21,7 +19,10 @@ mod sync {
         pub(super) value: usize,
     }
 
+    /// # Safety
+    /// `msg` is alive for `'a`.
     pub(super) unsafe fn link<'a>(msg: *mut Message) -> &'a AtomicPtr<Message> {
+        // SAFETY: the message is alive (contract).
         unsafe { &(*msg).link }
     }
 
@@ -61,17 +62,25 @@ fn every_order(model: impl Fn() + Send + Sync + 'static) {
     all.check(model);
 }
 
+/// Allocates a message for a queue. [`value`] frees it.
+fn allocate(value: usize) -> *mut Message {
+    Box::into_raw(Box::new(Message { link: AtomicPtr::new(ptr::null_mut()), value }))
+}
+
 fn send(queue: &Queue, value: usize) {
-    let message = Box::into_raw(Box::new(Message { link: AtomicPtr::new(ptr::null_mut()), value }));
-    unsafe { queue.push(message) };
+    // SAFETY: the message is new, and only the queue gets its pointer.
+    unsafe { queue.push(allocate(value)) };
 }
 
 fn send_here(queue: &Queue, value: usize) {
-    let message = Box::into_raw(Box::new(Message { link: AtomicPtr::new(ptr::null_mut()), value }));
-    unsafe { queue.push_here(message) };
+    // SAFETY: the message is new, and only the queue gets its pointer.
+    unsafe { queue.push_here(allocate(value)) };
 }
 
+/// Frees a message that a queue has returned, and returns its value.
 fn value(message: *mut Message) -> usize {
+    // SAFETY: the message is the box of `allocate`. The queue returns each message once, so no other call
+    // frees it; otherwise the model has found the fault that it looks for.
     unsafe { Box::from_raw(message) }.value
 }
 

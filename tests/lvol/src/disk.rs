@@ -13,7 +13,7 @@ pub enum Event {
     Zero(u64, u64),
     /// A range was unmapped: it may hold anything.
     Unmap(u64, u64),
-    /// All earlier events are durable.
+    /// A flush: all earlier events are durable.
     Flush,
 }
 
@@ -22,7 +22,7 @@ pub enum Event {
 pub struct SimDisk {
     image: RefCell<Vec<u8>>,
     log: RefCell<Vec<Event>>,
-    /// Number of writes and flushes until one fails.
+    /// Number of writes and flushes that succeed before the next one fails.
     fails_in: Cell<Option<usize>>,
     /// Whether all later writes and flushes fail, too.
     stays_broken: Cell<bool>,
@@ -33,7 +33,7 @@ pub struct SimDisk {
 const EIO: i32 = 5;
 /// Size of the disk outside of the store, in bytes: more than a cluster, and not a multiple of one.
 pub(crate) const EXTERNAL_BYTES: usize = 40_000;
-/// The content of memory that nobody wrote.
+/// The byte that fills memory before its first write.
 pub(crate) const GARBAGE: u8 = 0xa5;
 
 impl SimDisk {
@@ -81,7 +81,7 @@ impl SimDisk {
         self.stays_broken.set(stays_broken);
     }
 
-    /// Claims that writes need no flush. That is false for this disk.
+    /// Claims that writes need no flush, which is false for this disk. The checks must then find lost data.
     pub fn deny_write_cache(&self) {
         self.has_write_cache.set(false);
     }

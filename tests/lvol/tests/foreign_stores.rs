@@ -89,7 +89,7 @@ fn a_store_that_was_closed_and_one_that_was_killed_read_as_their_writer_read_the
         assert_eq!(store.info().unwrap().name, of_store);
         assert_eq!(contents(&store), expected(name), "{name}");
         check(store.disk().image());
-        // Opening writes nothing before something changes.
+        // Opening a store writes nothing. The first write comes with the first change.
         assert!(store.disk().image() == image, "{name}: opening it wrote");
     }
 }

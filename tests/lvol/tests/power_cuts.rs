@@ -58,7 +58,7 @@ fn assert_either(found: &Dump, before: &Dump, after: &Dump, what: &str) {
 /// Runs `op` on the store of `image`, cuts power at a few places, and checks the remaining store.
 fn cut(op: &Op, image: &[u8], before: &Dump, random: &mut Random, denies_cache: bool) -> usize {
     let store = run(Store::load(SimDisk::new(image.to_vec()))).unwrap();
-    // The load has flushed its writes when the operation begins.
+    // All writes of the load are flushed before the operation begins, so no cut may lose them.
     let base = store.disk().image();
     _ = store.disk().take_log();
     if denies_cache {

@@ -1,5 +1,4 @@
-//! Connect: which hosts are accepted, and what the others are told. NVMe over Fabrics 1.1, section
-//! 3.3.
+//! Connect: the hosts that the target accepts, and the status that all others get. NVMe over Fabrics 1.1, section 3.3.
 
 use crate::host::eventually;
 use crate::raw::{NO_DIGESTS, Raw, connect_data, icreq};

@@ -105,8 +105,8 @@ fn unread(address: SocketAddr, cntlid: u16) -> Raw {
     raw
 }
 
-/// The footprint after six such hosts at once. For buffers it has only the highest use. These hosts use far more
-/// buffers than the other states need, so buffers that the other states lose add to it.
+/// The footprint after six such hosts at once. For buffers it has only the highest use. These hosts use far more buffers than the other
+/// states, so every buffer that another state loses raises this highest use.
 fn most_at_once(target: &Target) -> Footprint {
     let greedy: Vec<(Raw, Controller)> = (0..6)
         .map(|_| target.connect())
@@ -153,7 +153,7 @@ fn connecting_and_disconnecting_again_and_again_leaves_nothing_behind() {
         queue.run(namespace.write(0, pattern(0, 1, 16)).unwrap()).unwrap().ok().unwrap();
         queue.run(namespace.read(0, 256).unwrap()).unwrap().ok().unwrap();
         drop(queue);
-        // Half of them end cleanly, the others just close.
+        // Half of the connections end cleanly, and the others close without notice.
         if i % 4 < 2 {
             controller.shutdown().unwrap();
         }
@@ -181,7 +181,7 @@ fn sockets_that_say_nothing_keep_nobody_out() {
     queue.run(namespace.read(0, 8).unwrap()).unwrap().ok().unwrap();
     let now = target.footprint();
     assert!(now.files >= before.files + 300);
-    // Each has a receive buffer of 64 KiB. Its pages become resident when they are used.
+    // Each of the 300 connections has a receive buffer of 64 KiB, whose pages become resident at their first use.
     assert!(now.resident_kib < before.resident_kib + 300 * 80, "{before:?} {now:?}");
     if crate::times(0, 1) == 1 {
         // The target closes connections that have not connected within 30 s.
@@ -302,7 +302,7 @@ fn peers_that_do_not_read_lose_their_connection_and_all_buffers_with_it() {
     for (controller, _) in &mut stuck {
         controller.keep_alive().unwrap();
     }
-    // The witness did notice, but it waited no longer than the time limit of the other peers.
+    // Do not require that the witness noticed nothing. It may wait, but no longer than the time limit of the peers that hold the memory.
     witness.finish(Duration::from_secs(15));
 }
 
@@ -346,7 +346,7 @@ fn a_host_that_vanishes_without_a_word_is_ended_by_its_keep_alive() {
     let target = Target::with(&[], json!({"kas": 1, "min_kato": 100}));
     let witness = Witness::start(target.options(), 2);
     let options = Options { keep_alive_ms: 500, ..target.options() };
-    // They stay open, like the connections of a host that lost power.
+    // Keep them open, like the connections of a host that lost power.
     let gone: Vec<Controller> =
         (0..8).map(|_| Controller::connect(options.clone()).unwrap()).collect();
     assert_eq!(target.controllers().len(), 9);

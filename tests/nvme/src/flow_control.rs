@@ -52,7 +52,7 @@ fn without_flow_control_connect_says_so_and_a_read_needs_no_response() {
         let (pdu, _) = raw.c2h_data();
         assert_eq!((pdu.cccid, pdu.last, pdu.success), (cid, true, true));
     }
-    // A failed command always has a response.
+    // A failed command gets a response, even when successful reads get none.
     raw.send(&raw.capsule(read(3, BLOCKS, 1), &[]));
     assert_eq!(raw.completion().status, Status::LBA_OUT_OF_RANGE.with_dnr());
 }

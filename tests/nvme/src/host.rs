@@ -54,7 +54,7 @@ impl Host {
     pub(crate) fn start(flags: &[&str]) -> Self {
         let plugins = plugin_folder();
         let plugins = plugins.to_str().unwrap();
-        // Ordinary pages count as resident memory, and their use does not delay other programs.
+        // Use ordinary pages, because they count as resident memory and leave the hugepages to other programs.
         let common = ["--no-huge", "--plugin-dir", plugins];
         Self::start_program(&program(), &[&common, flags].concat())
     }

@@ -184,7 +184,7 @@ const CASES: &[Case] = &[
 /// Brings a connection into the case's state, sends the PDU and checks how the connection ends.
 fn suffer(target: &Target, case: &Case) {
     let asked = icreq(case.digests);
-    // Kept until the end: the controller must outlive its queue.
+    // Keep the controller until the end, because its queue cannot outlive it.
     let mut controller = None;
     let mut raw = match case.state {
         State::New => Raw::silent(target.address),

@@ -166,7 +166,7 @@ fn a_folder_full_of_other_things_is_a_folder_of_plugins() {
     symlink("nowhere", other("dangling.so")).unwrap();
     symlink("loop.so", other("loop.so")).unwrap();
     symlink("/dev/zero", other("endless.so")).unwrap();
-    // To open the pipe, one would wait for a writer that never comes.
+    // An open of the pipe waits for a writer, which never comes. So the host must not open it.
     mknodat(CWD, other("pipe.so"), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
     bench.fill(&["null", "malloc"]);
     bench.null("n1").unwrap();

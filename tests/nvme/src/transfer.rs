@@ -72,7 +72,7 @@ fn large_commands_ask_for_their_data_in_several_pieces_at_once() {
         assert!(raw.wire.read_pdu().is_err(), "more R2Ts than {at_once} are outstanding");
         raw.wire.set_timeout(PATIENCE);
         let mut come = 0;
-        // The last R2T is answered first: any order is allowed.
+        // Answer the last R2T first, because the specification allows any order.
         while let Some(r2t) = asked.pop() {
             raw.send(&raw.answer(&r2t, &data));
             come += r2t.r2tl;

@@ -106,7 +106,7 @@ fn run(options: Options, nsid: u32, shared: &Shared) -> Result<(), Error> {
         let took_us = u64::try_from(begun.elapsed().as_micros()).unwrap();
         shared.longest_us.fetch_max(took_us, Ordering::Relaxed);
         shared.ios.fetch_add(2 * DEPTH, Ordering::Relaxed);
-        // The client only observes. It must not load the target.
+        // Pause, because the client only observes and must not load the target.
         thread::sleep(Duration::from_micros(500));
     }
     drop(queue);

@@ -105,7 +105,7 @@ struct Panics {
     base: Option<Desc>,
 }
 
-/// Panics a second time, unless the thread is panicking already. That would end the process.
+/// Panics, unless the thread is panicking already: a second panic would end the process.
 struct Dropped;
 
 impl Drop for Dropped {

@@ -1,6 +1,6 @@
 //! A client: it uses a bdev on one lightweight thread and checks the results against the model.
 
-use crate::abi::{client, get_chan, host, put_chan};
+use crate::abi::{self, client, fields, get_chan, host, put_chan};
 use crate::memory::Memory;
 use crate::model::{Tag, Use, fill};
 use crate::sim::sim;
@@ -10,14 +10,15 @@ use drivebay_plugin_api::*;
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::ptr;
+use std::rc::Rc;
 
 pub(crate) struct Client {
     pub(crate) thread: u64,
-    pub(crate) top: *const Top,
+    pub(crate) top: Rc<Top>,
     pub(crate) desc: Cell<u64>,
     chan: Cell<u64>,
     depth: usize,
-    in_flight: RefCell<Vec<*mut Request>>,
+    in_flight: RefCell<Vec<Rc<Request>>>,
     wait: RefCell<bay_wait>,
     waits: Cell<bool>,
     /// Whether the client has to release its channel, because the bdev is removed, the life ends,
@@ -38,6 +39,7 @@ enum Expect {
 }
 
 pub(crate) struct Request {
+    /// The simulation keeps the client until all its requests have completed.
     client: *const Client,
     op: u16,
     lba: u64,
@@ -47,15 +49,15 @@ pub(crate) struct Request {
     tag: Tag,
     expect: Expect,
     sequence: u64,
-    memory: Option<Memory>,
+    memory: RefCell<Option<Memory>>,
     ended: Cell<bool>,
 }
 
 impl Client {
-    pub(crate) fn new(thread: u64, top: &Top, desc: u64) -> Box<Self> {
-        let client = Box::new(Self {
+    pub(crate) fn new(thread: u64, top: &Rc<Top>, desc: u64) -> Rc<Self> {
+        let client = Rc::new(Self {
             thread,
-            top,
+            top: Rc::clone(top),
             desc: Cell::new(desc),
             chan: Cell::new(0),
             depth: sim().rng.pick(&[1, 2, 4, 8, 16]),
@@ -70,12 +72,8 @@ impl Client {
             leaves: Cell::new(false),
             closed: Cell::new(false),
         });
-        client.wait.borrow_mut().arg = (&raw const *client).cast_mut().cast();
+        client.wait.borrow_mut().arg = Rc::as_ptr(&client).cast_mut().cast();
         client
-    }
-
-    fn top(&self) -> &Top {
-        unsafe { &*self.top }
     }
 
     /// Does one step. Call it on the client's thread.
@@ -84,7 +82,7 @@ impl Client {
         if self.closed.get() {
             return;
         }
-        if self.leaves.get() || self.top().removed.get() || sim.ending.get() {
+        if self.leaves.get() || self.top.removed.get() || sim.ending.get() {
             return self.leave();
         }
         if self.chan.get() == 0 {
@@ -110,6 +108,7 @@ impl Client {
     }
 
     fn end_burst(&self) {
+        // SAFETY: the call passes only a handle.
         unsafe { client().flush.unwrap()(host(), self.chan.get()) };
     }
 
@@ -124,7 +123,7 @@ impl Client {
             0 => {}
             chan => put_chan(chan),
         }
-        if self.top().removed.get() || sim().ending.get() {
+        if self.top.removed.get() || sim().ending.get() {
             self.closed.set(true);
             let desc = self.desc.get();
             thread::send_app(move || crate::abi::close(desc));
@@ -137,19 +136,24 @@ impl Client {
             return;
         }
         let wait: *mut bay_wait = self.wait.as_ptr();
+        // SAFETY: `waits` guards `wait`: while the host has it queued, the client does not queue it again
+        // and does not close, so the simulation keeps the client.
         let io = unsafe { client().io_get.unwrap()(host(), self.chan.get(), wait) };
         if io.is_null() {
             return self.waits.set(true);
         }
-        let Some(request) = self.choose() else {
+        let Some(mut request) = self.choose() else {
+            // SAFETY: `io` comes from `io_get` and was not submitted.
             return unsafe { client().io_put.unwrap()(host(), io) };
         };
         sim.budget.set(sim.budget.get() - 1);
         sim.submitted.set(sim.submitted.get() + 1);
-        let request = Box::into_raw(Box::new(request));
-        self.fill(unsafe { &mut *io }, unsafe { &mut *request });
+        // SAFETY: `io` comes from `io_get`. Only this client uses it until the submit.
+        self.fill(unsafe { &mut *io }, &mut request);
+        let request = Rc::new(request);
+        let arg = Rc::as_ptr(&request).cast_mut().cast();
         self.in_flight.borrow_mut().push(request);
-        unsafe { client().submit.unwrap()(host(), io, Some(ended), request.cast()) };
+        abi::submit(io, ended, arg);
     }
 
     fn fill(&self, io: &mut bay_io, request: &mut Request) {
@@ -159,7 +163,7 @@ impl Client {
         (io.lba, io.nblocks) = (request.lba, request.nblocks);
         (io.iov, io.iovcnt) = (ptr::null(), 0);
         io.arg = [request.tag, 0];
-        if let Some(memory) = &request.memory {
+        if let Some(memory) = request.memory.get_mut() {
             (io.iov, io.iovcnt) = (memory.list.as_ptr(), memory.list.len() as u16);
         }
         if request.expect == Expect::Invalid {
@@ -173,7 +177,7 @@ impl Client {
 
     /// Chooses the next request, one that does not race with a request in flight.
     fn choose(&self) -> Option<Request> {
-        let (sim, top) = (sim(), self.top());
+        let (sim, top) = (sim(), &self.top);
         let rng = &sim.rng;
         let mut request = Request {
             client: self,
@@ -185,7 +189,7 @@ impl Client {
             tag: 0,
             expect: Expect::Success,
             sequence: sim.next_sequence(),
-            memory: None,
+            memory: RefCell::default(),
             ended: Cell::new(false),
         };
         if top.ops & (1 << request.op) == 0 {
@@ -196,7 +200,7 @@ impl Client {
             BAY_OP_ABORT => {
                 let in_flight = self.in_flight.borrow();
                 let target = in_flight.get(rng.index(in_flight.len()))?;
-                request.tag = unsafe { (**target).id };
+                request.tag = target.id;
                 request.expect = Expect::AbortOrNot;
                 sim.aborts.set(true);
                 return Some(request);
@@ -235,7 +239,7 @@ impl Client {
 
     /// Prepares the memory and its contents.
     fn prepare(&self, request: &mut Request) -> Option<()> {
-        let (sim, top) = (sim(), self.top());
+        let (sim, top) = (sim(), &self.top);
         let block = top.block_size as usize;
         if matches!(request.op, BAY_OP_UNMAP | BAY_OP_WRITE_ZEROES) {
             return Some(());
@@ -269,12 +273,12 @@ impl Client {
         if request.op != BAY_OP_READ {
             memory.scatter(&scratch);
         }
-        request.memory = Some(memory);
+        *request.memory.get_mut() = Some(memory);
         Some(())
     }
 
     fn ended(&self, request: &Request, io: &bay_io, status: i32) {
-        let (sim, top) = (sim(), self.top());
+        let (sim, top) = (sim(), &self.top);
         let Request { op, lba, nblocks, tag, sequence, .. } = *request;
         assert_eq!(self.thread, thread::current_id(), "completed on another thread");
         assert!(!request.ended.replace(true), "completed twice");
@@ -300,7 +304,7 @@ impl Client {
             }
             if status == 0 && op == BAY_OP_READ {
                 let mut scratch = sim.scratch.borrow_mut();
-                request.memory.as_ref().unwrap().gather(&mut scratch);
+                request.memory.borrow().as_ref().unwrap().gather(&mut scratch);
                 good(top.model.check_read(lba, &scratch));
             }
             if status == 0 && request.durable && op != BAY_OP_COMPARE {
@@ -311,13 +315,13 @@ impl Client {
                 good(top.model.check_stable(0, all, sequence, |lba, b| top.stable(lba, b)));
             }
         }
-        if let Some(memory) = &request.memory {
+        if let Some(memory) = request.memory.borrow().as_ref() {
             assert!(memory.is_guarded(), "memory outside of the list was written");
         }
     }
 
     fn check_status(&self, request: &Request, io: &bay_io, status: i32) {
-        let (sim, top) = (sim(), self.top());
+        let (sim, top) = (sim(), &self.top);
         let name = &top.name;
         let allowed = match (status, request.expect) {
             (0, Expect::Success | Expect::AbortOrNot) => true,
@@ -347,31 +351,33 @@ impl Client {
     /// The client's state, for the message when the simulation is stuck.
     pub(crate) fn state(&self) -> String {
         let in_flight: Vec<String> = (self.in_flight.borrow().iter())
-            .map(|&request| unsafe { &*request })
             .map(|request| format!("op {} at {}+{}", request.op, request.lba, request.nblocks))
             .collect();
         format!(
             "{} in flight on {}: {in_flight:?}, waits: {}",
             in_flight.len(),
-            self.top().name,
+            self.top.name,
             self.waits.get()
         )
     }
 }
 
 unsafe extern "C" fn ended(arg: *mut c_void, io: *mut bay_io, status: i32) {
-    let request: *mut Request = arg.cast();
-    let client = unsafe { &*(*request).client };
-    client.ended(unsafe { &*request }, unsafe { &*io }, status);
-    let place = client.in_flight.borrow().iter().position(|&other| other == request).unwrap();
-    client.in_flight.borrow_mut().swap_remove(place);
-    let mut request = unsafe { Box::from_raw(request) };
+    // SAFETY: `arg` is the request from `submit_one`. `in_flight` keeps it until it completes, then the
+    // simulation keeps it until the life's end, so it is alive even if the host completes it twice.
+    let request = unsafe { &*arg.cast::<Request>() };
+    // SAFETY: the simulation keeps the client until all its requests have completed.
+    let client = unsafe { &*request.client };
+    client.ended(request, &fields(io), status);
+    let is_it = |other: &Rc<Request>| ptr::eq(Rc::as_ptr(other), request);
+    let place = client.in_flight.borrow().iter().position(is_it).unwrap();
+    let request = client.in_flight.borrow_mut().swap_remove(place);
     let memory = request.memory.take();
     sim().completed(request, memory);
     if sim().rng.chance(30)
         && !client.leaves.get()
         && !client.waits.get()
-        && !client.top().removed.get()
+        && !client.top.removed.get()
     {
         client.submit_one(); // from inside the callback
     }
@@ -381,6 +387,7 @@ unsafe extern "C" fn ended(arg: *mut c_void, io: *mut bay_io, status: i32) {
 }
 
 unsafe extern "C" fn io_came_free(arg: *mut c_void) {
+    // SAFETY: `Client::new` set `arg` to the client. The simulation keeps the client while it waits.
     let client = unsafe { &*arg.cast::<Client>() };
     assert_eq!(client.thread, thread::current_id(), "woken on another thread");
     assert!(client.waits.replace(false), "woken twice");

@@ -1,6 +1,6 @@
 //! Operations of the control plane during I/O, on the app thread: removal, resize, quiesce.
 
-use crate::abi::{bus, host};
+use crate::abi::{self, bus, host};
 use crate::sim::{Sim, sim};
 use crate::stack::Node;
 use drivebay_core::reactor::thread;
@@ -38,6 +38,7 @@ impl Sim {
         self.removing.set(true);
         self.open_ends.set(self.open_ends.get() + 1);
         let unregister = bus().unregister.unwrap();
+        // SAFETY: the call passes a handle, and `told` ignores its argument.
         let status = unsafe { unregister(host(), id, Some(told), ptr::null_mut()) };
         assert_eq!(status, 0, "unregister");
     }
@@ -54,9 +55,8 @@ impl Sim {
             return;
         }
         let before = disk.blocks.replace(more);
-        let resize = bus().resize.unwrap();
-        assert_eq!(unsafe { resize(host(), disk.id.get(), more) }, 0, "resize");
-        let status = unsafe { resize(host(), disk.id.get(), before) };
+        assert_eq!(abi::resize(disk.id.get(), more), 0, "resize");
+        let status = abi::resize(disk.id.get(), before);
         assert!(matches!(-status, 0 | libc::EBUSY), "shrink");
         if status == 0 {
             disk.blocks.set(before);
@@ -81,6 +81,7 @@ impl Sim {
         let quiesce = bus().quiesce.unwrap();
         let arg = (node as u64) << 32 | range.0 << 16 | range.1;
         let arg = arg as *mut c_void;
+        // SAFETY: the call passes a handle and numbers. `arg` is a number too, which `quiesced` decodes.
         let status = unsafe { quiesce(host(), target.id(), range.0, range.1, Some(quiesced), arg) };
         match -status {
             0 => quiesces.push(Quiesce { node, range, phase: Phase::Begun }),
@@ -103,6 +104,7 @@ impl Sim {
         let unquiesce = bus().unquiesce.unwrap();
         let id = nodes[node].id();
         let arg = ((node as u64) << 32 | range.0 << 16 | range.1) as *mut c_void;
+        // SAFETY: the call passes a handle and numbers. `arg` is a number too, which `let_go` decodes.
         let status = unsafe { unquiesce(host(), id, range.0, range.1, Some(let_go), arg) };
         if status != 0 {
             assert_eq!(status, -libc::ENODEV, "unquiesce");

@@ -1,7 +1,7 @@
 //! A RAM disk that is late, short of resources or faulty, as its traits and the seed say. It checks
 //! everything that a module may rely on.
 
-use crate::abi::{bus, end, host, size};
+use crate::abi::{bus, end, fields, host, size};
 use crate::promises::{Entered, first_difference, gather};
 use crate::sim::sim;
 use drivebay_core::reactor::thread;
@@ -9,6 +9,7 @@ use drivebay_plugin_api::*;
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::ptr;
+use std::rc::Rc;
 
 /// How a disk behaves. The unnamed units are percentages of its I/O.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,7 +41,8 @@ pub(crate) struct Disk {
     /// The contents after a power cut. Only a disk with a cache uses it.
     stable: RefCell<Vec<u8>>,
     dirty: RefCell<Vec<u64>>,
-    chans: RefCell<Vec<*mut Chan>>,
+    /// The channels. The host has a pointer to each of them until `chan_destroy`.
+    chans: RefCell<Vec<Rc<Chan>>>,
     /// Channels to create: thread and the host's handle.
     opening: RefCell<Vec<(u64, u64)>>,
     closing: RefCell<Vec<(u64, u64)>>,
@@ -51,6 +53,7 @@ pub(crate) struct Disk {
 }
 
 pub(crate) struct Chan {
+    /// The disk that made the channel. It outlives its channels: the bus destroys them first.
     disk: *const Disk,
     pub(crate) thread: u64,
     /// Whether the host is inside one of the channel's functions.
@@ -79,11 +82,11 @@ static OPS: bay_bdev_ops = bay_bdev_ops {
 
 impl Disk {
     /// Creates the disk and registers it with the bus. App thread.
-    pub(crate) fn register(name: String, mut reg: bay_bdev_reg, traits: Traits) -> Box<Self> {
+    pub(crate) fn register(name: String, mut reg: bay_bdev_reg, traits: Traits) -> Rc<Self> {
         let len = (MOST_BLOCKS * u64::from(reg.block_size)) as usize;
         let cached = reg.flags & BAY_BDEV_WRITE_CACHE != 0;
         reg.size = size::<bay_bdev_reg>();
-        let mut disk = Box::new(Self {
+        let disk = Rc::new(Self {
             name,
             id: Cell::new(0),
             reg,
@@ -100,12 +103,18 @@ impl Disk {
             resetting: Cell::new(false),
             quiesced: RefCell::default(),
         });
-        disk.reg.ctx = (&raw const *disk).cast_mut().cast();
-        disk.reg.ops = &raw const OPS;
-        disk.reg.name = bay_str::new(&disk.name);
+        let record = bay_bdev_reg {
+            ctx: Rc::as_ptr(&disk).cast_mut().cast(),
+            ops: &raw const OPS,
+            name: bay_str::new(&disk.name),
+            ..disk.reg
+        };
         let mut id = 0;
         let register = bus().register.unwrap();
-        assert_eq!(unsafe { register(host(), &raw const disk.reg, &raw mut id) }, 0, "register");
+        // SAFETY: the record, its name and `id` are valid during the call. `OPS` is a static. The simulation
+        // keeps the disk, which is `ctx`, until the bus has destructed it.
+        let status = unsafe { register(host(), &raw const record, &raw mut id) };
+        assert_eq!(status, 0, "register");
         disk.id.set(id);
         disk
     }
@@ -120,7 +129,7 @@ impl Disk {
 
     /// Adds the threads for which the disk has work, once for each piece of work.
     pub(crate) fn work(&self, threads: &mut Vec<u64>) {
-        let busy = self.chans.borrow().iter().map(|&chan| unsafe { &*chan }).find_map(|chan| {
+        let busy = self.chans.borrow().iter().find_map(|chan| {
             (!chan.pending.borrow().is_empty() && sim().rng.chance(50)).then_some(chan.thread)
         });
         threads.extend(busy);
@@ -136,6 +145,7 @@ impl Disk {
         let here = thread::current_id();
         if here == thread::app() && self.destructing.take() {
             self.destructed.set(true);
+            // SAFETY: the call passes only a handle.
             return unsafe { bus().destruct_done.unwrap()(host(), self.id.get(), 0) };
         }
         let next = take_first(&self.opening, |&(thread, _)| thread == here);
@@ -143,32 +153,33 @@ impl Disk {
             let fails = sim().rng.chance(self.traits.chan_fails);
             let status = if fails { -libc::ENOMEM } else { 0 };
             let chan = if fails { ptr::null_mut() } else { self.new_chan(host_chan) };
-            return unsafe { bus().chan_ready.unwrap()(host(), host_chan, chan.cast(), status) };
+            // SAFETY: `chan` is null or in `chans`, which keeps it until `chan_destroy`.
+            return unsafe { bus().chan_ready.unwrap()(host(), host_chan, chan, status) };
         }
         let next = take_first(&self.closing, |&(thread, _)| thread == here);
         if let Some((_, host_chan)) = next {
+            // SAFETY: the call passes only a handle.
             return unsafe { bus().chan_closed.unwrap()(host(), host_chan) };
         }
         let chan = {
             let chans = self.chans.borrow();
             let mine: Vec<_> = chans
                 .iter()
-                .copied()
-                .filter(|&chan| unsafe {
-                    (*chan).thread == here && !(*chan).pending.borrow().is_empty()
-                })
+                .filter(|chan| chan.thread == here && !chan.pending.borrow().is_empty())
                 .collect();
-            if mine.is_empty() { return } else { sim().rng.pick(&mine) }
+            if mine.is_empty() {
+                return;
+            }
+            Rc::clone(sim().rng.pick(&mine))
         };
-        self.complete_some(unsafe { &*chan });
+        self.complete_some(&chan);
     }
 
     /// The disk's state, for the message when the simulation is stuck.
     pub(crate) fn state(&self) -> String {
         let chans: Vec<String> = (self.chans.borrow().iter())
-            .map(|&chan| unsafe { &*chan })
             .map(|chan| {
-                let op = |io: *mut bay_io| unsafe { (*io).op };
+                let op = |io: *mut bay_io| fields(io).op;
                 let pending: Vec<_> =
                     chan.pending.borrow().iter().map(|&(io, due)| (op(io), due)).collect();
                 let staged: Vec<_> = chan.staged.borrow().iter().map(|&io| op(io)).collect();
@@ -204,16 +215,13 @@ impl Disk {
 
     /// Whether a reset may complete: no other I/O of the disk is left.
     fn may_end(&self, io: *mut bay_io) -> bool {
-        let count = |chan: &*mut Chan| unsafe {
-            (**chan).pending.borrow().len() + (**chan).staged.borrow().len()
-        };
-        let op = unsafe { (*io).op };
-        op != BAY_OP_RESET || self.chans.borrow().iter().map(count).sum::<usize>() == 1
+        let count = |chan: &Rc<Chan>| chan.pending.borrow().len() + chan.staged.borrow().len();
+        fields(io).op != BAY_OP_RESET || self.chans.borrow().iter().map(count).sum::<usize>() == 1
     }
 
     fn end_late(&self, chan: &Chan, io: *mut bay_io) {
-        let request = unsafe { &*io };
-        self.check_ctx(request);
+        let request = fields(io);
+        self.check_ctx(&request);
         let (thread, host_chan) = (chan.thread, chan.host_chan);
         if request.op == BAY_OP_RESET {
             self.resetting.set(false);
@@ -229,26 +237,29 @@ impl Disk {
         end(io, status);
         debug_assert_eq!(thread, thread::current_id());
         if sim().rng.chance(self.traits.kick) {
+            // SAFETY: the call passes only a handle.
             unsafe { bus().kick.unwrap()(host(), host_chan) };
         }
     }
 
-    fn new_chan(&self, host_chan: u64) -> *mut Chan {
-        let chan = Box::into_raw(Box::new(Chan {
+    /// Creates a channel. Returns the host's pointer to it, which is valid until `chan_destroy`.
+    fn new_chan(&self, host_chan: u64) -> *mut c_void {
+        let chan = Rc::new(Chan {
             disk: self,
             thread: thread::current_id(),
             entered: Cell::new(false),
             host_chan,
             staged: RefCell::default(),
             pending: RefCell::default(),
-        }));
+        });
+        let handle = Rc::as_ptr(&chan).cast_mut().cast();
         self.chans.borrow_mut().push(chan);
-        chan
+        handle
     }
 
     /// Does the I/O completely, in part or not at all, and returns its status.
     fn outcome(&self, io: *mut bay_io) -> i32 {
-        let request = unsafe { &*io };
+        let request = fields(io);
         let (rng, traits) = (&sim().rng, &self.traits);
         let roll = rng.below(1000);
         let (error, no_memory) = (traits.io_error * 10, traits.no_memory * 10);
@@ -268,8 +279,7 @@ impl Disk {
     }
 
     fn transfer(&self, io: *mut bay_io, nblocks: u64) -> i32 {
-        let request = unsafe { *io };
-        let request = &request;
+        let request = &fields(io);
         let block = self.reg.block_size as usize;
         let from = request.lba as usize * block;
         let range = from..from + nblocks as usize * block;
@@ -293,8 +303,9 @@ impl Disk {
                 });
                 if let Some(offset) = differs {
                     let place = offset + first_difference(request, offset, &data[from + offset..]);
-                    unsafe { (*io).detail_kind = BAY_DETAIL_OFFSET };
-                    unsafe { (*io).detail = place as u64 };
+                    // SAFETY: the disk has borrowed `io` (invariant of `abi`), and `request` is a copy.
+                    let io = unsafe { &mut *io };
+                    (io.detail_kind, io.detail) = (BAY_DETAIL_OFFSET, place as u64);
                     return BAY_ST_MISCOMPARE;
                 }
                 None
@@ -328,7 +339,7 @@ impl Disk {
     }
 
     fn start(&self, chan: &Chan, io: *mut bay_io) {
-        let request = unsafe { &*io };
+        let request = fields(io);
         let rng = &sim().rng;
         if request.op == BAY_OP_FLUSH {
             self.flush_cache(); // covers earlier writes, not later ones
@@ -336,15 +347,17 @@ impl Disk {
         if request.op != BAY_OP_RESET && rng.chance(self.traits.inline) {
             return end(io, self.outcome(io));
         }
-        self.mark_ctx(request);
+        self.mark_ctx(&request);
         let due = sim().now.get() + rng.below(self.traits.latency_ns + 1);
         chan.pending.borrow_mut().push((io, due));
     }
 
     fn abort(&self, chan: &Chan, io: *mut bay_io) {
-        let [target, _] = unsafe { (*io).arg };
-        let is_target =
-            |io: &*mut bay_io| unsafe { (**io).id == target && (**io).op != BAY_OP_RESET };
+        let [target, _] = fields(io).arg;
+        let is_target = |io: &*mut bay_io| {
+            let request = fields(*io);
+            request.id == target && request.op != BAY_OP_RESET
+        };
         let found = take_first(&chan.staged, is_target)
             .or_else(|| take_first(&chan.pending, |(io, _)| is_target(io)).map(|(io, _)| io));
         if let Some(found) = found {
@@ -355,22 +368,40 @@ impl Disk {
     }
 }
 
-fn take_first<T>(list: &RefCell<Vec<T>>, is_it: impl Fn(&T) -> bool) -> Option<T> {
+/// Removes and returns the first element that `is_it` accepts.
+pub(crate) fn take_first<T>(list: &RefCell<Vec<T>>, is_it: impl Fn(&T) -> bool) -> Option<T> {
     let mut list = list.borrow_mut();
     let place = list.iter().position(is_it)?;
     Some(list.remove(place))
 }
 
+impl Chan {
+    fn disk(&self) -> &Disk {
+        // SAFETY: the disk outlives its channels: the bus destroys them before it destructs the disk.
+        unsafe { &*self.disk }
+    }
+}
+
+/// The disk behind the context that the host passes to a function of `OPS`.
 fn disk<'a>(ctx: *mut c_void) -> &'a Disk {
+    // SAFETY: `register` set the context to the disk, and the simulation keeps the disk until the host
+    // has destructed it.
     unsafe { &*ctx.cast::<Disk>() }
 }
 
+/// The channel behind the pointer that the host passes to a function of `OPS`.
+fn channel<'a>(chan: *mut c_void) -> &'a Chan {
+    // SAFETY: the pointer comes from `new_chan`. `Disk::chans` keeps the channel until `chan_destroy`,
+    // which the host calls last, and never inside another call of the channel.
+    unsafe { &*chan.cast::<Chan>() }
+}
+
 unsafe extern "C" fn submit(chan: *mut c_void, io: *mut bay_io) {
-    let chan = unsafe { &*chan.cast::<Chan>() };
-    let disk = unsafe { &*chan.disk };
-    let request = unsafe { &*io };
+    let chan = channel(chan);
+    let disk = chan.disk();
+    let request = fields(io);
     let _entered = Entered::new(&chan.entered);
-    disk.check(chan, request);
+    disk.check(chan, &request);
     match request.op {
         BAY_OP_ABORT => return disk.abort(chan, io),
         BAY_OP_RESET => disk.resetting.set(true),
@@ -388,10 +419,10 @@ unsafe extern "C" fn submit(chan: *mut c_void, io: *mut bay_io) {
 }
 
 unsafe extern "C" fn doorbell(chan: *mut c_void) {
-    let chan = unsafe { &*chan.cast::<Chan>() };
+    let chan = channel(chan);
     let _entered = Entered::new(&chan.entered);
     for io in chan.staged.take() {
-        unsafe { &*chan.disk }.start(chan, io);
+        chan.disk().start(chan, io);
     }
 }
 
@@ -400,7 +431,9 @@ unsafe extern "C" fn chan_create(
     args: *const bay_chan_args,
     chan: *mut *mut c_void,
 ) -> i32 {
-    let (disk, args) = (disk(bdev), unsafe { &*args });
+    let disk = disk(bdev);
+    // SAFETY: the host's arguments are valid during the call.
+    let args = unsafe { *args };
     if sim().rng.chance(disk.traits.chan_later) {
         disk.opening.borrow_mut().push((args.thread, args.host_chan));
         return 1;
@@ -408,15 +441,15 @@ unsafe extern "C" fn chan_create(
     if sim().rng.chance(disk.traits.chan_fails) {
         return -libc::ENOMEM;
     }
-    unsafe { chan.write(disk.new_chan(args.host_chan).cast()) };
+    // SAFETY: the host passes a place for the channel.
+    unsafe { chan.write(disk.new_chan(args.host_chan)) };
     0
 }
 
 unsafe extern "C" fn chan_destroy(bdev: *mut c_void, chan: *mut c_void) -> i32 {
     let disk = disk(bdev);
-    let gone = chan.cast::<Chan>();
-    disk.chans.borrow_mut().retain(|&other| other != gone);
-    let chan = unsafe { Box::from_raw(gone) };
+    let is_it = |other: &Rc<Chan>| ptr::eq(Rc::as_ptr(other), chan.cast::<Chan>());
+    let chan = take_first(&disk.chans, is_it).expect("a channel of this disk");
     assert!(chan.pending.borrow().is_empty(), "a channel with I/O was destroyed");
     assert!(chan.staged.borrow().is_empty(), "a channel with I/O was destroyed");
     assert!(!chan.entered.get(), "a channel was destroyed inside one of its calls");

@@ -1,12 +1,15 @@
 //! Filters as a plugin writes them: pass on, a slice of the base, two striped bases, pass on later.
 
-use crate::abi::{bus, client, close, end, get_chan, host, open, put_chan, size};
+use crate::abi::{self, bus, client, close, end, fields, get_chan, host, open, put_chan, size};
+use crate::disk::take_first;
 use crate::promises::Entered;
 use crate::sim::sim;
 use drivebay_core::reactor::thread;
 use drivebay_plugin_api::*;
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
+use std::ptr;
+use std::rc::Rc;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Kind {
@@ -24,15 +27,16 @@ pub(crate) struct Filter {
     pub(crate) id: Cell<u64>,
     pub(crate) kind: Kind,
     reg: bay_bdev_reg,
-    base_name: String,
     bases: RefCell<Vec<u64>>,
-    chans: RefCell<Vec<*mut Chan>>,
+    /// The channels. The host has a pointer to each of them until `chan_destroy`.
+    chans: RefCell<Vec<Rc<Chan>>>,
     pub(crate) destructed: Cell<bool>,
     pub(crate) unregistered: Cell<bool>,
     pub(crate) quiesced: RefCell<Vec<(u64, u64)>>,
 }
 
 struct Chan {
+    /// The filter that made the channel. It outlives its channels: the bus destroys them first.
     filter: *const Filter,
     thread: u64,
     bases: Vec<u64>,
@@ -69,34 +73,39 @@ impl Filter {
         kind: Kind,
         mut reg: bay_bdev_reg,
         bases: &[&str],
-    ) -> Box<Self> {
+    ) -> Rc<Self> {
         reg.size = size::<bay_bdev_reg>();
         reg.flags |= BAY_BDEV_FILTER;
         reg.drv_ctx_size = size::<Several>();
         reg.max_children = bases.len() as u32;
-        let mut filter = Box::new(Self {
+        let filter = Rc::new(Self {
             name,
             id: Cell::new(0),
             kind,
             reg,
-            base_name: bases[0].to_owned(),
             bases: RefCell::default(),
             chans: RefCell::default(),
             destructed: Cell::new(false),
             unregistered: Cell::new(false),
             quiesced: RefCell::default(),
         });
-        let ctx: *mut Self = &raw mut *filter;
+        let ctx: *mut c_void = Rc::as_ptr(&filter).cast_mut().cast();
         for base in bases {
-            filter.bases.borrow_mut().push(open(base, on_event, ctx.cast()).unwrap());
+            filter.bases.borrow_mut().push(open(base, on_event, ctx).unwrap());
         }
-        filter.reg.ctx = ctx.cast();
-        filter.reg.ops = &raw const OPS;
-        filter.reg.name = bay_str::new(&filter.name);
-        filter.reg.base = bay_str::new(&filter.base_name);
+        let record = bay_bdev_reg {
+            ctx,
+            ops: &raw const OPS,
+            name: bay_str::new(&filter.name),
+            base: bay_str::new(bases[0]),
+            ..filter.reg
+        };
         let mut id = 0;
         let register = bus().register.unwrap();
-        assert_eq!(unsafe { register(host(), &raw const filter.reg, &raw mut id) }, 0, "register");
+        // SAFETY: the record, its names and `id` are valid during the call. `OPS` is a static. The simulation
+        // keeps the filter, which is `ctx`, until the bus has destructed it.
+        let status = unsafe { register(host(), &raw const record, &raw mut id) };
+        assert_eq!(status, 0, "register");
         filter.id.set(id);
         filter
     }
@@ -116,15 +125,15 @@ impl Filter {
     /// Adds the threads for which the filter has work.
     pub(crate) fn work(&self, threads: &mut Vec<u64>) {
         let chans = self.chans.borrow();
-        let busy = chans.iter().map(|&chan| unsafe { &*chan });
-        threads.extend(busy.filter(|chan| !chan.kept.borrow().is_empty()).map(|chan| chan.thread));
+        let busy = chans.iter().filter(|chan| !chan.kept.borrow().is_empty());
+        threads.extend(busy.map(|chan| chan.thread));
     }
 
     /// Passes on an I/O that it kept on this thread.
     pub(crate) fn act(&self) {
         let here = thread::current_id();
         let chans = self.chans.borrow().clone();
-        for chan in chans.into_iter().map(|chan| unsafe { &*chan }) {
+        for chan in chans {
             if chan.thread != here || chan.kept.borrow().is_empty() {
                 continue;
             }
@@ -133,7 +142,7 @@ impl Filter {
                 let index = sim().rng.index(kept.len());
                 kept.swap_remove(index)
             };
-            self.pass_on(chan, io);
+            self.pass_on(&chan, io);
         }
     }
 
@@ -153,35 +162,60 @@ impl Filter {
     }
 
     fn pass_on(&self, chan: &Chan, io: *mut bay_io) {
-        let request = unsafe { &*io };
-        let derive = client().io_derive.unwrap();
-        let submit = client().submit.unwrap();
+        let request = fields(io);
         let has_range = !matches!(request.op, BAY_OP_FLUSH | BAY_OP_RESET);
         if has_range || chan.bases.len() == 1 {
             let (base, lba) = self.place(request.lba);
-            let child = unsafe { derive(host(), chan.bases[base], io) };
+            let child = abi::derive(chan.bases[base], io);
             if has_range {
+                // SAFETY: the filter has borrowed the child until it submits it (invariant of `abi`).
                 unsafe { (*child).lba = lba };
             }
-            return unsafe { submit(host(), child, Some(one_ended), io.cast()) };
+            return abi::submit(child, one_ended, io.cast());
         }
         let several = request.drv_ctx.cast::<Several>();
         let count = chan.bases.len() as u32;
+        // SAFETY: `drv_ctx` has `drv_ctx_size` bytes, the size of a `Several`, aligned to 64. It belongs to
+        // the filter until the parent completes.
         unsafe { several.write(Several { pending: Cell::new(count), status: Cell::new(0) }) };
-        let children: Vec<_> =
-            chan.bases.iter().map(|&base| unsafe { derive(host(), base, io) }).collect();
+        let children: Vec<_> = chan.bases.iter().map(|&base| abi::derive(base, io)).collect();
         for child in children {
-            unsafe { submit(host(), child, Some(one_of_several_ended), io.cast()) };
+            abi::submit(child, one_of_several_ended, io.cast());
         }
     }
 }
 
+impl Chan {
+    fn filter(&self) -> &Filter {
+        // SAFETY: the filter outlives its channels: the bus destroys them before it destructs the filter.
+        unsafe { &*self.filter }
+    }
+}
+
+/// The filter behind the argument of a function of `OPS` or of an event.
+fn filter<'a>(ctx: *mut c_void) -> &'a Filter {
+    // SAFETY: `register` passed the filter as the context and to `open`. The simulation keeps it until
+    // the host has destructed it, and `destruct` closes its descriptors.
+    unsafe { &*ctx.cast::<Filter>() }
+}
+
+/// The channel behind the pointer that `chan_create` gave to the host.
+fn channel<'a>(chan: *mut c_void) -> &'a Chan {
+    // SAFETY: `Filter::chans` keeps the channel until `chan_destroy`, which the host calls when the
+    // channel has no I/O left, and never inside another call of the channel.
+    unsafe { &*chan.cast::<Chan>() }
+}
+
 unsafe extern "C" fn one_ended(arg: *mut c_void, child: *mut bay_io, status: i32) {
+    // SAFETY: the filter has borrowed the parent, which `left` returns, and gives it back here. The host
+    // keeps the child until this callback returns.
     unsafe { client().complete_from.unwrap()(host(), left(arg), child, status) };
 }
 
 unsafe extern "C" fn one_of_several_ended(arg: *mut c_void, _child: *mut bay_io, status: i32) {
-    let several = unsafe { &*(*arg.cast::<bay_io>()).drv_ctx.cast::<Several>() };
+    // SAFETY: `arg` is the parent. `pass_on` wrote a `Several` to its `drv_ctx`, which stays in place until
+    // the last child completes the parent.
+    let several = unsafe { &*fields(arg.cast()).drv_ctx.cast::<Several>() };
     if status != 0 {
         several.status.set(status);
     }
@@ -195,17 +229,18 @@ unsafe extern "C" fn one_of_several_ended(arg: *mut c_void, _child: *mut bay_io,
 /// Takes the parent back from its channel.
 fn left(arg: *mut c_void) -> *mut bay_io {
     let io = arg.cast::<bay_io>();
-    let chan = unsafe { &*(*io).link.cast::<Chan>() };
+    let chan = channel(fields(io).link); // `submit` set the link
     assert_eq!(chan.thread, thread::current_id(), "completed on another thread");
     chan.in_flight.set(chan.in_flight.get() - 1);
     io
 }
 
 unsafe extern "C" fn submit(chan: *mut c_void, io: *mut bay_io) {
-    let chan = unsafe { &*chan.cast::<Chan>() };
-    let filter = unsafe { &*chan.filter };
+    let chan = channel(chan);
+    let filter = chan.filter();
     let _entered = Entered::new(&chan.entered);
-    filter.check(unsafe { &*io });
+    filter.check(&fields(io));
+    // SAFETY: the host lends `io` to the filter here, and `link` is the filter's until it gives `io` back.
     unsafe { (*io).link = (&raw const *chan).cast_mut().cast() };
     chan.in_flight.set(chan.in_flight.get() + 1);
     if matches!(filter.kind, Kind::Later) && sim().rng.chance(60) {
@@ -219,7 +254,7 @@ unsafe extern "C" fn chan_create(
     args: *const bay_chan_args,
     chan: *mut *mut c_void,
 ) -> i32 {
-    let filter = unsafe { &*bdev.cast::<Filter>() };
+    let filter = filter(bdev);
     let mut bases = Vec::new();
     for &desc in filter.bases.borrow().iter() {
         match get_chan(desc) {
@@ -230,24 +265,25 @@ unsafe extern "C" fn chan_create(
             }
         }
     }
-    let made = Box::into_raw(Box::new(Chan {
+    // SAFETY: the host's arguments are valid during the call.
+    let args = unsafe { *args };
+    let made = Rc::new(Chan {
         filter,
-        thread: unsafe { (*args).thread },
+        thread: args.thread,
         bases,
         kept: RefCell::default(),
         in_flight: Cell::new(0),
         entered: Cell::new(false),
-    }));
+    });
+    // SAFETY: the host passes a place for the channel.
+    unsafe { chan.write(Rc::as_ptr(&made).cast_mut().cast()) };
     filter.chans.borrow_mut().push(made);
-    unsafe { chan.write(made.cast()) };
     0
 }
 
 unsafe extern "C" fn chan_destroy(bdev: *mut c_void, chan: *mut c_void) -> i32 {
-    let filter = unsafe { &*bdev.cast::<Filter>() };
-    let gone = chan.cast::<Chan>();
-    filter.chans.borrow_mut().retain(|&other| other != gone);
-    let chan = unsafe { Box::from_raw(gone) };
+    let is_it = |other: &Rc<Chan>| ptr::eq(Rc::as_ptr(other), chan.cast::<Chan>());
+    let chan = take_first(&filter(bdev).chans, is_it).expect("a channel of this filter");
     assert_eq!(chan.in_flight.get(), 0, "a channel with I/O was destroyed");
     assert_eq!(chan.thread, thread::current_id());
     chan.bases.iter().copied().for_each(put_chan);
@@ -255,7 +291,7 @@ unsafe extern "C" fn chan_destroy(bdev: *mut c_void, chan: *mut c_void) -> i32 {
 }
 
 unsafe extern "C" fn destruct(bdev: *mut c_void) -> i32 {
-    let filter = unsafe { &*bdev.cast::<Filter>() };
+    let filter = filter(bdev);
     assert!(filter.chans.borrow().is_empty(), "destructed with open channels");
     assert!(!filter.destructed.replace(true), "destructed twice");
     filter.bases.take().into_iter().for_each(close);
@@ -263,12 +299,12 @@ unsafe extern "C" fn destruct(bdev: *mut c_void) -> i32 {
 }
 
 unsafe extern "C" fn on_event(arg: *mut c_void, event: u32, value: u64) {
-    let filter = unsafe { &*arg.cast::<Filter>() };
+    let filter = filter(arg);
     let grows = matches!(filter.kind, Kind::Pass | Kind::Later);
     if event == BAY_EVENT_REMOVE {
         filter.unregister();
     } else if event == BAY_EVENT_RESIZE && grows && !filter.unregistered.get() {
-        let status = unsafe { bus().resize.unwrap()(host(), filter.id.get(), value) };
+        let status = abi::resize(filter.id.get(), value);
         assert_eq!(status, 0, "resize of a filter");
     }
 }

@@ -8,14 +8,11 @@
 //! See `docs/testing.md`.
 #![expect(unsafe_code, reason = "the tables of the ABI are C functions over raw pointers")]
 #![allow(
-    clippy::undocumented_unsafe_blocks,
-    clippy::multiple_unsafe_ops_per_block,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::cast_possible_truncation,
     clippy::missing_panics_doc,
-    clippy::vec_box,
     reason = "a fixture with a foreign plugin and its clients: a failed check panics"
 )]
 

@@ -2,9 +2,11 @@
 
 use crate::sim::sim;
 use drivebay_plugin_api::bay_iov;
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::cell::RefCell;
+use std::ops::Range;
 use std::ptr::NonNull;
+use std::slice;
 
 /// Bytes of one buffer: the largest I/O with the gaps in its list.
 const SIZE: usize = 96 << 10;
@@ -15,6 +17,10 @@ fn layout() -> Layout {
 }
 
 /// Memory with a buffer list over it.
+///
+/// # Invariants
+/// `base` is an allocation of [`layout`], all initialized, which this value owns. `used` is at most `SIZE`.
+/// While an I/O has the list, its client does not touch the memory.
 pub(crate) struct Memory {
     base: NonNull<u8>,
     pub(crate) list: Vec<bay_iov>,
@@ -38,7 +44,8 @@ impl Memory {
     }
 
     fn new() -> Self {
-        let base = unsafe { alloc(layout()) };
+        // SAFETY: the layout is not empty.
+        let base = unsafe { alloc_zeroed(layout()) };
         let base = NonNull::new(base).unwrap_or_else(|| handle_alloc_error(layout()));
         Self { base, list: Vec::new(), used: 0 }
     }
@@ -68,22 +75,40 @@ impl Memory {
             at += piece + gap;
             left -= piece;
         }
-        self.used = at;
         assert!(at <= SIZE, "the list does not fit its memory");
+        self.used = at;
+    }
+
+    /// The bytes in use.
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: the `used` bytes are allocated and initialized, and no I/O writes them (invariants).
+        unsafe { slice::from_raw_parts(self.base.as_ptr(), self.used) }
+    }
+
+    /// The bytes in use, to write.
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: the `used` bytes are allocated and initialized, and no I/O uses them (invariants).
+        unsafe { slice::from_raw_parts_mut(self.base.as_ptr(), self.used) }
+    }
+
+    /// The place of a piece of the list in the bytes.
+    fn place(&self, piece: bay_iov) -> Range<usize> {
+        let begin = piece.addr as usize - self.base.as_ptr() as usize;
+        begin..begin + piece.len as usize
     }
 
     /// Fills all memory with guard bytes.
     pub(crate) fn guard(&mut self) {
-        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.used) }.fill(GUARD);
+        self.bytes_mut().fill(GUARD);
     }
 
     /// Writes `data` into the pieces.
     pub(crate) fn scatter(&mut self, data: &[u8]) {
         let mut at = 0;
-        for piece in &self.list {
-            let len = piece.len as usize;
-            let memory = unsafe { std::slice::from_raw_parts_mut(piece.addr.cast::<u8>(), len) };
-            memory.copy_from_slice(&data[at..at + len]);
+        for index in 0..self.list.len() {
+            let place = self.place(self.list[index]);
+            let len = place.len();
+            self.bytes_mut()[place].copy_from_slice(&data[at..at + len]);
             at += len;
         }
     }
@@ -91,22 +116,21 @@ impl Memory {
     /// Reads the pieces into `data`.
     pub(crate) fn gather(&self, data: &mut Vec<u8>) {
         data.clear();
-        for piece in &self.list {
-            let len = piece.len as usize;
-            data.extend(unsafe { std::slice::from_raw_parts(piece.addr.cast::<u8>(), len) });
+        for &piece in &self.list {
+            data.extend_from_slice(&self.bytes()[self.place(piece)]);
         }
     }
 
     /// Whether the guard bytes around the pieces are intact.
     pub(crate) fn is_guarded(&self) -> bool {
         let mut at = 0;
-        let all = unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.used) };
-        for piece in &self.list {
-            let begin = piece.addr as usize - self.base.as_ptr() as usize;
-            if all[at..begin].iter().any(|&byte| byte != GUARD) {
+        let all = self.bytes();
+        for &piece in &self.list {
+            let place = self.place(piece);
+            if all[at..place.start].iter().any(|&byte| byte != GUARD) {
                 return false;
             }
-            at = begin + piece.len as usize;
+            at = place.end;
         }
         all[at..].iter().all(|&byte| byte == GUARD)
     }
@@ -114,6 +138,7 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
+        // SAFETY: `base` is an allocation of this layout, and this value owns it (invariant).
         unsafe { dealloc(self.base.as_ptr(), layout()) };
     }
 }

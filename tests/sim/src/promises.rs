@@ -78,12 +78,14 @@ impl Disk {
     pub(crate) fn mark_ctx(&self, request: &bay_io) {
         if self.reg.drv_ctx_size >= 8 {
             assert_eq!(request.drv_ctx as usize % 64, 0, "drv_ctx is not aligned");
+            // SAFETY: `drv_ctx` has at least 8 bytes, is aligned, and is the disk's until it completes the request.
             unsafe { request.drv_ctx.cast::<u64>().write(request.id) };
         }
     }
 
     pub(crate) fn check_ctx(&self, request: &bay_io) {
         if self.reg.drv_ctx_size >= 8 {
+            // SAFETY: the disk has not completed the request, so `drv_ctx` is the 8 bytes that `mark_ctx` wrote.
             let id = unsafe { request.drv_ctx.cast::<u64>().read() };
             assert_eq!(id, request.id, "drv_ctx was written by another");
         }
@@ -94,6 +96,7 @@ fn list(request: &bay_io) -> &[bay_iov] {
     if request.iovcnt == 0 {
         return &[];
     }
+    // SAFETY: the host keeps the list of `iovcnt` pieces unchanged until the request completes.
     unsafe { std::slice::from_raw_parts(request.iov, request.iovcnt.into()) }
 }
 
@@ -107,6 +110,8 @@ pub(crate) fn gather(
     let mut at = 0;
     for element in list(request) {
         let here = (element.len as usize).min(len - at);
+        // SAFETY: the piece has `element.len` bytes of the client or of the host. Only the disk uses them until
+        // it completes the request.
         let memory = unsafe { std::slice::from_raw_parts_mut(element.addr.cast::<u8>(), here) };
         if !visit(at, memory) {
             return Some(at);

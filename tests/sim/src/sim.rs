@@ -15,6 +15,7 @@ use drivebay_core::reactor::thread;
 use drivebay_core::services;
 use std::cell::{Cell, RefCell};
 use std::ptr;
+use std::rc::Rc;
 
 thread_local! {
     static SIM: Cell<*const Sim> = const { Cell::new(ptr::null()) };
@@ -22,7 +23,9 @@ thread_local! {
 
 /// The simulation that runs on this OS thread.
 pub(crate) fn sim() -> &'static Sim {
-    unsafe { &*SIM.get() }
+    // SAFETY: null, or the simulation of `run`, which sets the pointer first and clears it before the
+    // simulation ends. Only `run` and the messages and callbacks inside it call this function.
+    unsafe { SIM.get().as_ref() }.expect("inside `run`")
 }
 
 pub(crate) struct Sim {
@@ -42,9 +45,9 @@ pub(crate) struct Sim {
     pub(crate) removing: Cell<bool>,
     pub(crate) aborts: Cell<bool>,
     pub(crate) nodes: RefCell<Vec<Node>>,
-    pub(crate) tops: RefCell<Vec<Box<Top>>>,
-    clients: RefCell<Vec<Box<Client>>>,
-    requests: RefCell<Vec<Box<Request>>>,
+    pub(crate) tops: RefCell<Vec<Rc<Top>>>,
+    clients: RefCell<Vec<Rc<Client>>>,
+    requests: RefCell<Vec<Rc<Request>>>,
     pub(crate) scratch: RefCell<Vec<u8>>,
     pub(crate) quiesces: RefCell<Vec<Quiesce>>,
     /// Control operations that have not reported their end yet.
@@ -199,10 +202,10 @@ impl Sim {
         if rng.chance(50) {
             let clients = self.clients.borrow();
             if !clients.is_empty() {
-                let client: &Client = &clients[rng.index(clients.len())];
-                let place = ptr::from_ref(client) as usize;
-                thread::send_boxed(client.thread, move || {
-                    unsafe { &*(place as *const Client) }.step()
+                let place = rng.index(clients.len());
+                thread::send_boxed(clients[place].thread, move || {
+                    let client = Rc::clone(&sim().clients.borrow()[place]);
+                    client.step();
                 });
             }
         }
@@ -213,9 +216,8 @@ impl Sim {
             nodes[place].work(&mut threads);
             for id in threads {
                 thread::send_boxed(id, move || {
-                    // The pointer stays valid: nodes are boxed until the life's end.
-                    let node: *const Node = &raw const sim().nodes.borrow()[place];
-                    unsafe { &*node }.act();
+                    let node = sim().nodes.borrow()[place].clone(); // `act` runs without the borrow
+                    node.act();
                 });
             }
         }
@@ -271,6 +273,7 @@ impl Sim {
         }
         for len in [1, buf::max_len()] {
             // The pools have one buffer each.
+            // SAFETY: the call passes no waiter.
             let got = unsafe { buf::get(len, ptr::null_mut()) };
             let (buffer, _) = got.expect("a buffer was not given back");
             buf::put(buffer, len);
@@ -314,7 +317,7 @@ impl Sim {
         self.trace.set(mix(trace ^ self.now.get()));
     }
 
-    pub(crate) fn completed(&self, request: Box<Request>, memory: Option<Memory>) {
+    pub(crate) fn completed(&self, request: Rc<Request>, memory: Option<Memory>) {
         self.completed.set(self.completed.get() + 1);
         if let Some(memory) = memory {
             memory.give_back();
@@ -330,5 +333,7 @@ fn reactor_memory() -> u64 {
 }
 
 fn exit(id: u64) {
-    assert_eq!(unsafe { threads().exit.unwrap()(host(), id) }, 0);
+    // SAFETY: the call passes only a handle.
+    let status = unsafe { threads().exit.unwrap()(host(), id) };
+    assert_eq!(status, 0, "exit");
 }

@@ -1,6 +1,6 @@
 //! A random stack: disks, filters over them, and what clients open.
 
-use crate::abi::{client, host, open, size};
+use crate::abi::{client, host, open, size, zeroed};
 use crate::disk::{Disk, MOST_BLOCKS, Traits};
 use crate::filter::{Filter, Kind};
 use crate::model::Model;
@@ -9,12 +9,14 @@ use crate::sim::sim;
 use drivebay_plugin_api::*;
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
+use std::rc::Rc;
 
 /// A bdev of the stack.
+#[derive(Clone)]
 pub(crate) enum Node {
-    Disk(Box<Disk>),
+    Disk(Rc<Disk>),
     /// A filter, and the places of its bases in the stack.
-    Filter(Box<Filter>, Vec<usize>),
+    Filter(Rc<Filter>, Rc<[usize]>),
 }
 
 /// A bdev that clients open.
@@ -109,6 +111,7 @@ impl Top {
 }
 
 unsafe extern "C" fn on_event(arg: *mut c_void, event: u32, value: u64) {
+    // SAFETY: `arg` is the bdev of `open_top`. The simulation keeps it until its descriptors are closed.
     let top = unsafe { &*arg.cast::<Top>() };
     if event == BAY_EVENT_REMOVE {
         top.removed.set(true);
@@ -153,7 +156,7 @@ pub(crate) fn build() {
         }
     }
     for under in &under {
-        let top = Box::new(Top {
+        let top = Rc::new(Top {
             name: sim.nodes.borrow()[under.node].name().to_owned(),
             node: under.node,
             model: Model::new(under.info.num_blocks, block_size),
@@ -182,9 +185,11 @@ fn place(node: Node, name: &str, errors: bool, chan_fails: bool) -> Under {
 fn info(name: &str) -> bay_bdev_info {
     unsafe extern "C" fn nothing(_arg: *mut c_void, _event: u32, _value: u64) {}
     let desc = open(name, nothing, std::ptr::null_mut()).unwrap();
-    let mut info: bay_bdev_info = unsafe { std::mem::zeroed() };
+    let mut info: bay_bdev_info = zeroed();
     info.size = size::<bay_bdev_info>();
-    assert_eq!(unsafe { client().info.unwrap()(host(), desc, &raw mut info) }, 0);
+    // SAFETY: `info` is writable during the call and has the size that it says.
+    let status = unsafe { client().info.unwrap()(host(), desc, &raw mut info) };
+    assert_eq!(status, 0, "info");
     crate::abi::close(desc);
     info
 }
@@ -222,7 +227,7 @@ fn limits(rng: &Rng, reg: &mut bay_bdev_reg) {
 }
 
 fn disk_record(rng: &Rng, block_size: u32, unit: u32) -> bay_bdev_reg {
-    let mut reg: bay_bdev_reg = unsafe { std::mem::zeroed() };
+    let mut reg: bay_bdev_reg = zeroed();
     reg.block_size = block_size;
     reg.num_blocks = rng.within(4, 16) * 4 * rng.pick(&[1, 2]);
     assert!(reg.num_blocks <= MOST_BLOCKS);
@@ -250,7 +255,7 @@ fn filter(name: String, kind: Kind, bases: &[&Under]) -> Under {
     let first = &bases[0].info;
     let blocks = bases.iter().map(|base| base.info.num_blocks).min().unwrap();
     let unit = u64::from(first.write_unit.max(1));
-    let mut reg: bay_bdev_reg = unsafe { std::mem::zeroed() };
+    let mut reg: bay_bdev_reg = zeroed();
     reg.block_size = first.block_size;
     reg.write_unit = first.write_unit;
     limits(rng, &mut reg);

@@ -27,7 +27,7 @@ struct Case {
 enum Direct {
     /// Completes the I/O with a status that depends on the op.
     Null,
-    /// The same, and it counts the I/O in the channel.
+    /// Completes the I/O in the same way, and counts it in the channel.
     Counted,
 }
 

@@ -89,7 +89,7 @@ fn in_rust(to: &Path, kind: &str) -> Result<(), String> {
 fn folders() -> Vec<(PathBuf, &'static str)> {
     let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("/root"), PathBuf::from);
     let cargo = std::env::var_os("CARGO_HOME").map_or_else(|| home.join(".cargo"), PathBuf::from);
-    // The last match counts, so outer folders come first.
+    // rustc uses the last match, so outer folders come before the folders that they contain.
     vec![(home, "/home"), (cargo, "/cargo"), (run::top(), "/drivebay"), (run::target(), "/build")]
 }
 

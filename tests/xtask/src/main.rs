@@ -56,7 +56,7 @@ fn main() -> ExitCode {
         Some((&"demo", rest)) => demo::main(rest),
         Some((&"test", rest)) => test::main(rest),
         Some((&"bench", rest)) => bench::main(rest),
-        // These are not for users: parts of `bench` start them.
+        // Tasks that only `bench` starts. They are not for users.
         Some((&bench::echo::TASK, rest)) => bench::echo::main(rest).map_err(Failure::Task),
         Some((&bench::crowd::TASK, rest)) => bench::crowd::main(rest).map_err(Failure::Task),
         Some((&"soak", rest)) => soak::main(rest),

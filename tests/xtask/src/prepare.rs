@@ -60,8 +60,8 @@ const PACKAGES: &[(&str, Sign, Need)] = &[
 pub(crate) struct Missing(Vec<(String, Need)>);
 
 impl Missing {
-    /// Why tests of this kind cannot run, if they cannot. What the build lacks, all tests lack. What
-    /// end-to-end tests lack, guest tests lack, too.
+    /// The reason why tests of this kind cannot run; `None` if they can. Everything that the build needs, all
+    /// tests need. Everything that end-to-end tests need, guest tests need, too.
     pub(crate) fn reason(&self, need: Need) -> Option<String> {
         let weight = |need| match need {
             Need::Build => 0,

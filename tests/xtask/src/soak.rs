@@ -151,7 +151,7 @@ fn power() -> Command {
     python(&["--only", POWER_CUTS, "tests/guest/tests"])
 }
 
-/// The kernel must be there, as for [`power`], which runs the tests that are left out here.
+/// Needs the guest's kernel. Leaves out the power cuts, which [`power`] runs.
 fn guests() -> Command {
     python(&["--but", POWER_CUTS, "tests/guest/tests"])
 }

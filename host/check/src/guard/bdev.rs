@@ -370,7 +370,7 @@ unsafe extern "C" fn chan_closed(host: *const bay_host, host_chan: u64) {
 
 unsafe extern "C" fn kick(host: *const bay_host, host_chan: u64) {
     let _host = calls::leave();
-    // The suite's own channels do not submit anything again by themselves.
+    // Channels of the suite need no resubmission, because the suite submits everything itself.
     if host_chan & OF_SUITE == 0
         && let Some(kick) = core::bdev().kick
     {

@@ -92,8 +92,8 @@ unsafe extern "C" fn io_derive(
         // SAFETY: forwards the call, with the bus's own request.
         return unsafe { derive(host, chan, behind) };
     }
-    // For a request of the suite there is no request of the bus behind it, so a new one gets its
-    // fields.
+    // A request of the suite has no request of the bus behind it, so its fields are copied to a new
+    // request of the bus.
     let Some(get) = api.io_get else { return ptr::null_mut() };
     // SAFETY: forwards the call; it passes no waiter.
     let child = unsafe { get(host, chan, ptr::null_mut()) };

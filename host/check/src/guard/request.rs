@@ -1,6 +1,6 @@
-//! The request that a guarded module gets. It is not the bus's own request, but one of the guard
-//! that represents it. So the guard sees when a module completes a request twice or on another
-//! thread, or touches it after the completion, and this harms nobody.
+//! The request that a guarded module gets. A guarded module does not get the bus's own request, but
+//! a request of the guard that stands for it. So the guard sees when a module completes a request
+//! twice or on another thread, or touches it after the completion, and this harms nobody.
 //!
 //! ```text
 //! bus's io ── submit ──▶ guard's io ── submit ──▶ module

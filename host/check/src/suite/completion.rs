@@ -27,7 +27,7 @@ pub(super) fn some(made: &Made, random: &mut Random, many: usize) -> Vec<Io> {
 /// Checks that all I/O succeeded.
 ///
 /// # Errors
-/// The first one that did not.
+/// The first I/O that failed.
 pub(super) fn all_succeeded(ended: &[Ended]) -> Verdict {
     match ended.iter().find(|ended| ended.status != 0) {
         None => Ok(()),

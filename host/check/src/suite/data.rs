@@ -1,4 +1,4 @@
-//! Data that was written can be read, whatever else happens.
+//! Data that was written reads back unchanged, whatever other I/O runs at the same time.
 
 use crate::batch::{Ended, Io};
 use crate::client::{Channel, DEADLINE, status_name, wait};

@@ -36,7 +36,7 @@ const WARM_UP: u32 = 40;
 const ENOUGH: u32 = 100;
 const TIME: Duration = Duration::from_secs(2);
 
-/// The name of the transport: the plugin's, or the one with which a target is checked.
+/// The name of the transport: that of the plugin itself, or the transport that is used to check a target.
 fn fabric(rig: &Rig<'_>) -> String {
     let provides = rig.host.provides();
     let own = provides.iter().find_map(|name| name.strip_prefix("nvmf.transport/"));

@@ -18,9 +18,9 @@ const AGAIN: u32 = 1000;
 /// How many of these come before the measurement, because pools and tables reach their size in
 /// them.
 const WARM_UP: u32 = 100;
-/// How many are enough when a bdev takes long to create, unless the run is a long one.
+/// How many repetitions are enough when a bdev takes long to create. With `--long` this limit does not apply.
 const ENOUGH: u32 = 200;
-/// What counts as long, for all of them.
+/// The total time above which the creations count as long.
 const TIME: Duration = Duration::from_secs(2);
 
 pub(super) fn reset(rig: &mut Rig<'_>) -> Verdict {

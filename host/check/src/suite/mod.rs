@@ -47,8 +47,8 @@ pub struct Check {
     pub name: &'static str,
     /// The kinds of plugins that it applies to.
     pub kinds: &'static [Kind],
-    /// Whether it breaks a rule that the bus keeps, or spoils the plugin for later checks. Then it
-    /// runs in its own child.
+    /// Whether the check runs in its own child, because it breaks a rule that the bus keeps, or leaves the plugin unusable for later
+    /// checks.
     pub is_alone: bool,
     /// The function that checks.
     pub run: fn(&mut Rig<'_>) -> Verdict,

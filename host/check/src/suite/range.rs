@@ -25,8 +25,7 @@ pub(super) fn edges(rig: &mut Rig<'_>) -> Verdict {
         }
     }
     if made.keeps_data() && made.is_writable() {
-        // The content of the last block differs from that of the first one and of the one before
-        // it.
+        // The last block has other content than the first block and the block before the last.
         for (lba, byte) in [(0, 0x11), (end - 2 * unit, 0x22), (end - unit, 0x33)] {
             let write = made.io(BAY_OP_WRITE, lba, unit, byte);
             expect(&channel, write, "within the bdev", Wanted::SUCCESS)?;

@@ -77,7 +77,7 @@ pub(super) fn wakes(rig: &mut Rig<'_>) -> Verdict {
         if wait(&answer, ALONE).is_ok() {
             continue;
         }
-        // A message wakes the thread, whatever the thread waits for.
+        // A message wakes the thread even if the thread waits for something else.
         let woken = channel.lane().run(|| ());
         let ended_then = woken.is_ok() && wait(&answer, Duration::from_millis(500)).is_ok();
         let seen = if ended_then {

@@ -17,7 +17,7 @@ use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The phase of a channel's life.
+/// Whether the module's part of the channel exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// The module creates its part of the channel; I/O waits.
@@ -56,12 +56,12 @@ pub(crate) struct Channel {
     pub(super) module: Cell<*mut c_void>,
     pub(super) bdev: Arc<Bdev>,
     pub(super) limits: Limits,
-    /// I/O that arrived while the module was being called.
+    /// I/O that arrived during a call of the module. It goes to the module when that call ends.
     pub(super) deferred: Queue,
     pub(super) pool: Pool,
     io_waiters: Waiters,
     pub(super) stats: Counters,
-    /// The bases for which this filter vouches (see `pass`).
+    /// The bases that can take every read and write within this filter's limits (see `pass`).
     bases: Bases,
     // Fields that only the slow paths read.
     /// I/O that waits for resources of the module or for the channel's creation or reset.
@@ -76,7 +76,7 @@ pub(crate) struct Channel {
     /// The channel's entry in the queue for buffers; `waits_for_buffer` says whether it is queued.
     buffer_wait: UnsafeCell<bay_wait>,
     waits_for_buffer: Cell<bool>,
-    /// When the module is asked again, in nanoseconds; 0 = now.
+    /// When waiting I/O is submitted to the module again, in nanoseconds; 0 = now.
     retry_at_ns: Cell<u64>,
     wants_attention: Cell<bool>,
     pub(super) phase: Cell<Phase>,
@@ -115,7 +115,7 @@ impl Bases {
 pub(super) struct Gate(Cell<u8>);
 
 impl Gate {
-    /// No bit is set.
+    /// The module can take I/O now.
     pub(super) const OPEN: u8 = 0;
     /// The module is being called.
     pub(super) const BUSY: u8 = 1;
@@ -124,11 +124,11 @@ impl Gate {
     pub(super) const CREATION: u8 = 2;
     /// A reset is under way.
     pub(super) const RESET: u8 = 16;
-    /// Some I/O is held back: that of `Channel::ranges`.
+    /// `unquiesce` has not released all ranges yet: I/O of `Channel::ranges` is held back.
     pub(super) const QUIESCE: u8 = 32;
-    /// While one of these bits is set, no I/O may pass.
+    /// While one of these bits is set, all I/O waits.
     pub(super) const HELD: u8 = Self::CREATION | Self::RESET;
-    /// Other I/O waits.
+    /// I/O waits in the channel already, so new I/O queues behind it.
     pub(super) const WAITED: u8 = 4;
     /// No descriptor references the channel.
     pub(super) const LEFT: u8 = 8;
@@ -294,7 +294,8 @@ impl Channel {
 
     // ---- the base of a filter --------------------------------------------------------------------
 
-    /// Returns the channel of `handle` if this filter vouches for it.
+    /// Returns the base channel of `handle` if `vouch` recorded it; otherwise `None`, and the
+    /// caller makes the full checks.
     #[inline]
     pub(super) fn vouched_base(&self, handle: u64) -> Option<&Self> {
         let (vouched, channel) = self.bases.place(handle).get();
@@ -306,7 +307,8 @@ impl Channel {
         unsafe { channel.as_ref() }
     }
 
-    /// Records that this filter vouches for the base that it knows as `handle`.
+    /// Records that the base that the filter knows as `handle` can take every read and write within
+    /// the filter's limits.
     pub(super) fn vouch(&self, handle: u64, base: &Self) {
         self.bases.place(handle).set((handle, base));
     }
@@ -371,7 +373,7 @@ impl Channel {
         }
     }
 
-    /// Whether `io` is the first in the queue.
+    /// Whether `io` is first in the queue, so that no other I/O goes before it.
     pub(super) fn is_first_waiting(&self, io: Io) -> bool {
         self.waiting.front() == Some(io)
     }
@@ -383,8 +385,8 @@ impl Channel {
         thread::with_current(|thread| thread.bdevs.add_dirty(self));
     }
 
-    /// The module has completed an I/O: it may have a resource for a waiting one, and an
-    /// unreferenced channel may now be closed.
+    /// The module has completed an I/O. It may have a resource for I/O that waits, and a channel
+    /// without references may now be closed.
     pub(super) fn has_one_less(&self) {
         self.outstanding.set(self.outstanding.get() - 1);
         if self.gate.has(Gate::WAITED | Gate::LEFT) {
@@ -485,7 +487,8 @@ impl Channel {
             self.feed_starved(); // the channel's own buffer may be free now
         }
         if self.quarantined.get() != 0 {
-            // The search is slow. A device may hold the I/O for a long time, and this thread also serves other disks.
+            // Search rarely: the search is slow, a device may hold the I/O for a long time, and
+            // this thread also serves other disks.
             if clock::now() >= self.retry_at_ns.get() || self.outstanding.get() == 0 {
                 failed::end_requests(self);
             } else {
@@ -505,7 +508,7 @@ impl Channel {
             && matches!(self.phase.get(), Phase::Ready | Phase::Failed)
     }
 
-    /// When the module must be asked again, in nanoseconds.
+    /// When waiting I/O must be submitted to the module again, in nanoseconds.
     pub(super) fn deadline(&self) -> u64 {
         self.retry_at_ns.get()
     }

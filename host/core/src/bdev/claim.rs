@@ -10,7 +10,8 @@
 //!
 //! While any claim is held the bdev can be opened for reading only.
 //!
-//! The only holder of a shared claim may change it to exclusive write and back in one step, so nobody else can claim the bdev in between.
+//! The only holder of a shared claim may change its claim to exclusive write and back. Each change is one step, so no other descriptor can
+//! claim the bdev in between.
 
 use super::desc::{self, Desc};
 use super::local;
@@ -65,7 +66,8 @@ impl Claim {
     }
 }
 
-/// Whether the only holder of a claim may change its kind in this way. Both kinds let the holder write, so its I/O goes on.
+/// Whether the only holder of a claim may change the claim's kind in this way. The holder may write under both kinds, so its I/O continues
+/// during the change.
 fn is_change(from: Claim, to: Claim) -> bool {
     matches!(
         (from, to),
@@ -94,7 +96,7 @@ impl Claims {
         &self.holders
     }
 
-    /// Removes a descriptor from the holders. Returns whether it was one.
+    /// Removes a descriptor from the holders. Returns whether the descriptor held the claim.
     pub(super) fn release(&mut self, id: u64) -> bool {
         let before = self.holders.len();
         self.holders.retain(|&holder| holder != id);

@@ -36,7 +36,7 @@ pub(super) unsafe extern "C" fn done(io: *mut bay_io, status: i32) {
     to_client(io, 0);
 }
 
-/// An I/O on its way to the thread that submitted it.
+/// An I/O that a message carries to the thread that submitted it.
 struct Sent(Io);
 
 // SAFETY: the module has completed the I/O, so from here on only the I/O's own thread touches it.
@@ -69,7 +69,7 @@ fn done_elsewhere(channel: &Channel, io: Io, status: i32) {
 }
 
 /// Whether this is the usual completion: it is a success and nothing waits for it. `with_care`
-/// handles this case too, and all others.
+/// handles every case; this check keeps the usual one short.
 #[inline]
 fn is_straight(channel: &Channel, io: Io, status: i32) -> bool {
     status == 0 && io.state.is_just_sent() && !channel.gate.has(Gate::WAITED | Gate::LEFT)

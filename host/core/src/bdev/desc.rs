@@ -191,7 +191,7 @@ pub fn media_next(id: u64) -> Option<(u64, u64)> {
     by_id(id).ok()?.media.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
 }
 
-/// Whether another owner has a bdev of this owner open.
+/// Whether a plugin other than `owner` has a bdev of `owner` open.
 #[must_use]
 pub fn others_use(owner: usize) -> bool {
     table(|table| table.values().any(|desc| desc.bdev.owner == owner && desc.owner != owner))

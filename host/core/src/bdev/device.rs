@@ -103,7 +103,7 @@ pub(super) struct Limits {
     pub(super) straight: Straight,
 }
 
-/// What a read or write must fulfill to need no further checks.
+/// A read or write within these limits needs no further checks.
 #[derive(Clone, Copy)]
 pub(super) struct Straight {
     /// Whether writes may take the straight path, as reads do.
@@ -413,7 +413,7 @@ fn check_limits(record: &bay_bdev_reg) -> Result<(), String> {
 }
 
 impl Bdev {
-    /// The capacity in blocks.
+    /// The capacity in blocks, as the last resize set it.
     #[must_use]
     pub fn num_blocks(&self) -> u64 {
         self.num_blocks.load(Ordering::Relaxed)
@@ -454,7 +454,7 @@ impl Bdev {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The names that it has besides its unique name.
+    /// Its aliases: the names besides its unique name.
     #[must_use]
     pub fn aliases(&self) -> Vec<String> {
         self.control().aliases.clone()
@@ -761,7 +761,8 @@ pub fn waits_for(name: &str) -> Option<String> {
     })
 }
 
-/// A channel is gone. It may have been the last thing that delayed the removal of its bdev.
+/// Continues the removal of a bdev after one of its channels was freed. That channel may have been
+/// the last one that the removal waited for.
 pub(super) fn channel_is_gone(bdev: &Arc<Bdev>) {
     if bdev.is_removed() {
         let bdev = Arc::clone(bdev);

@@ -31,7 +31,7 @@ fn enter_or_wait(channel: &Channel, io: Io) {
     if channel.gate.get() == Gate::OPEN { enter(channel, io) } else { wait_in_line(channel, io) }
 }
 
-/// Calls the module with `io`, whatever the gate says, then with everything that was submitted
+/// Calls the module with `io` without checking the gate, and then with all I/O that was submitted
 /// during the call.
 #[inline]
 pub(super) fn enter(channel: &Channel, io: Io) {
@@ -60,7 +60,7 @@ fn wait_in_line(channel: &Channel, io: Io) {
     } else if channel.gate.has(Gate::BUSY) {
         channel.deferred.push_back(io);
     } else {
-        enter(channel, io); // the gate holds other I/O, but not this one
+        enter(channel, io); // the gate holds I/O, but its reasons do not apply to this I/O
     }
 }
 
@@ -93,7 +93,8 @@ fn send_deferred(channel: &Channel) {
     }
 }
 
-/// Whether the reasons that hold other I/O do not apply to this one.
+/// Whether this I/O passes although the gate is closed, because the reasons for that do not apply
+/// to it.
 #[cold]
 fn is_free(channel: &Channel, io: Io) -> bool {
     !channel.gate.has(Gate::HELD | Gate::WAITED) && !quiesce::holds(channel, io)

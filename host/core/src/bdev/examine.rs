@@ -24,8 +24,7 @@ type Waiter = Box<dyn FnOnce() + Send>;
 #[derive(Default)]
 struct State {
     modules: Vec<Module>,
-    /// Examinations under way, each with the owner of the module that examines; 0 = no module has
-    /// it yet.
+    /// Examinations under way, each with the owner of the module that examines the bdev; 0 = still queued, so no module examines it.
     open_tokens: Vec<(u64, usize)>,
     waiters: Vec<Waiter>,
 }
@@ -106,7 +105,7 @@ fn run(name: &str) {
     }
     for module in &modules {
         let Some(bdev) = super::find(name) else { return };
-        // Only the holder of a claim reads a claimed bdev, as in the reference.
+        // Show a claimed bdev only to the module that holds the claim, as the reference does.
         let may_read = bdev.claim().is_none() || bdev.is_claimed_by(module.owner);
         if let Some(call) = module.table.examine_disk.filter(|_| may_read) {
             let token = TOKEN.fetch_add(1, Ordering::Relaxed);
@@ -148,8 +147,7 @@ pub fn wait(waiter: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// The configuration of each module that belongs to no single bdev, as JSON objects, with the
-/// module's owner.
+/// The configuration that belongs to no single bdev, as JSON objects: one element for each module, with the module's owner.
 #[must_use]
 pub fn module_configs() -> Vec<(usize, String)> {
     let modules = state(|state| state.modules.clone());

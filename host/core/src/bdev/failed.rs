@@ -1,11 +1,11 @@
 //! Bdevs of a failed plugin: it panicked, and the host makes no further call into its library. From
 //! then on the bus completes their I/O. New I/O completes with `EIO`. I/O that was at the module
-//! also completes with `EIO`, but only when its buffers are free: while the module's children or a
-//! device hold an I/O (`bay_io.holds`), it is quarantined. The bdevs stay on the bus until they are
-//! deleted.
+//! also completes with `EIO`, but only when nothing uses its buffers any more: while the module's
+//! children or a device hold an I/O (`bay_io.holds`), it is quarantined. The bdevs stay on the bus
+//! until they are deleted.
 //!
-//! The plugin's descriptors stay open, with their claims, until its last bdev is gone or the bdev
-//! that they opened is removed.
+//! The plugin's descriptors stay open and keep their claims until the last bdev of the plugin is
+//! gone. A descriptor closes earlier when the bdev that it opened is removed.
 
 use super::channel::{Channel, Gate, Phase};
 use super::io::Io;
@@ -29,8 +29,8 @@ fn failed<T>(f: impl FnOnce(&mut BTreeMap<usize, bool>) -> T) -> T {
 }
 
 /// Records that the plugin with the host table `owner` has failed. `marks_held`: its library sets
-/// `bay_io.holds`. If it does not, the bus cannot know when buffers are free, so it does not
-/// complete I/O that was at the plugin's modules. Any thread.
+/// `bay_io.holds`. Without that count the bus cannot know when a device has stopped using buffers,
+/// so it never completes I/O that was at the plugin's modules. Any thread.
 pub fn fail(owner: usize, marks_held: bool) {
     failed(|failed| failed.insert(owner, marks_held));
     thread::send_app(move || {
@@ -70,13 +70,14 @@ pub(super) fn take_over(channel: &Channel) {
     }
 }
 
-/// Completes the I/O of the module that nobody holds. If some I/O remains, the channel is checked
-/// again later.
+/// Completes the module's I/O that neither a child nor a device holds. If held I/O remains, the
+/// channel is checked again later.
 pub(super) fn end_requests(channel: &Channel) {
     let may_end = failed(|failed| failed.get(&channel.bdev.owner).copied()).unwrap_or(false);
     if may_end {
         for io in at_module(channel) {
-            // The completion of an earlier I/O in the list may have changed this one.
+            // Check again: the completion of an earlier I/O in the list may have completed or
+            // changed this I/O.
             if io.is_at_module_of(channel) && io.request().holds == 0 {
                 // SAFETY: the I/O is at the module, which does not run any more, and nobody else
                 // holds it.

@@ -1,5 +1,5 @@
-//! One I/O: the ABI's request, preceded by the host's private part. Also the pool that I/O come
-//! from.
+//! One I/O: the ABI's request with the host's private part before it. Also the pool from which channels take
+//! I/Os.
 
 use super::channel::Channel;
 use crate::reactor::clock;
@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// The host's private part and the request. The module's `drv_ctx_size` bytes follow in memory.
 ///
 /// # Invariants
-/// A slot lives as long as the channel whose pool it came from. That is `channel` as long as no
-/// filter has passed the I/O on. Between `Pool::get` and `Pool::put` exactly one party owns the I/O:
-/// the client that fills it, the bus, or a module.
+/// A slot lives as long as the channel whose pool it came from. Until a filter passes the I/O on, that
+/// channel is `channel`. Between `Pool::get` and `Pool::put` exactly one party owns the I/O: the client that
+/// fills it, the bus, or a module.
 #[repr(C, align(64))]
 pub(crate) struct Slot {
     // First cache line: fields that every I/O needs.
@@ -29,12 +29,12 @@ pub(crate) struct Slot {
     pub(super) submitted_ns: Cell<u64>,
     /// How many filters have passed it on: the number of valid elements in `way`.
     hops: Cell<u16>,
-    /// What the completion must know.
+    /// What the completion must know about the I/O; see [`State`].
     pub(super) state: State,
-    /// Whether the descriptor that the I/O came through may write.
+    /// Whether the client's descriptor may write.
     pub(super) writable: Cell<bool>,
     // Second cache line: fields of an I/O that was split into parts.
-    /// The first status of a part that was not 0.
+    /// The status of the first part that failed; 0 = none has.
     pub(super) failure: Cell<i32>,
     /// Parts in flight.
     pub(super) pending: Cell<u32>,
@@ -44,8 +44,7 @@ pub(crate) struct Slot {
     pub(super) buffer: Cell<(*mut u8, u32, u32)>,
     /// The scatter/gather list of a part. Its memory is reused.
     pub(super) list: RefCell<Vec<bay_iov>>,
-    /// The id of the client's I/O that this one was derived from, and this one's own id at that
-    /// time.
+    /// For a child: the id of the client's I/O that it was derived from, and the child's own id at that time.
     descent: Cell<(u64, u64)>,
     /// The filters that passed the I/O on, the outermost first.
     way: [Hop; MOST_HOPS],
@@ -62,7 +61,7 @@ impl State {
     const PART: u8 = 2;
     /// The I/O is a reset.
     const RESET: u8 = 4;
-    /// The op has no statistics row of its own.
+    /// The statistics have no row for the op.
     const RARE: u8 = 8;
 
     /// Whether the I/O is at the module and no other bit is set.
@@ -105,7 +104,7 @@ struct Hop {
     lba: Cell<u64>,
 }
 
-/// The callback of an I/O whose client passed none.
+/// The callback of an I/O whose client set no callback. It does nothing.
 unsafe extern "C" fn nobody_is_told(_arg: *mut c_void, _io: *mut bay_io, _status: i32) {}
 
 /// How many filters can pass on the same request. After that many, the bus uses a child request.
@@ -155,7 +154,7 @@ impl Io {
         self.state.0.get() & State::PART != 0 && !self.is_passed()
     }
 
-    /// Whether a filter has passed it on, so that it returns there when it completes.
+    /// Whether a filter has passed the I/O on, so that the I/O returns to that filter when it completes.
     pub(super) fn is_passed(self) -> bool {
         self.hops.get() != 0
     }
@@ -177,7 +176,7 @@ impl Io {
         self.state.0.set(if part { State::PART } else { 0 });
         self.change(|request| {
             request.holds = 0;
-            // The last user's metadata is not this one's.
+            // The slot still has the metadata pointer of the previous I/O, which is not valid for this I/O.
             request.md = ptr::null_mut();
         });
     }
@@ -333,7 +332,7 @@ impl Queue {
         Some(io)
     }
 
-    /// Returns everything in the queue as a new one, and empties this one.
+    /// Moves everything into a new queue and returns it.
     pub(super) fn take(&self) -> Self {
         Self { head: Cell::new(self.head.take()), tail: Cell::new(self.tail.take()) }
     }
@@ -355,7 +354,8 @@ impl Queue {
     }
 }
 
-/// The free I/O of one channel, newest first, so that the same few stay in the CPU cache.
+/// The free I/Os of one channel. The I/O that was freed last is used first, so that few I/Os stay in use and
+/// in the CPU cache.
 pub(super) struct Pool {
     free: Cell<*mut Slot>,
     chunks: RefCell<Vec<Chunk>>,
@@ -404,7 +404,8 @@ impl Pool {
         Some(io)
     }
 
-    /// Whether `is_so` returns true for one of the pool's I/O, free or not. It visits all of them.
+    /// Whether `is_so` returns true for one of the pool's I/Os, free or not. It visits all I/Os of the pool,
+    /// so it is slow.
     pub(super) fn any(&self, is_so: impl Fn(Io) -> bool) -> bool {
         self.chunks.borrow().iter().any(|chunk| {
             (0..chunk.count).any(|index| {

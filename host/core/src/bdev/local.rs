@@ -38,8 +38,8 @@ pub(super) struct Way<'a> {
 #[derive(Default)]
 pub(crate) struct Local {
     channels: RefCell<Vec<*mut Channel>>,
-    /// Indexed by the lower half of the handle. Only single methods of `Local` borrow it, and none
-    /// of them calls other code while it does.
+    /// Indexed by the lower half of the handle. Each borrow is inside one method of `Local`, which
+    /// calls no other code during the borrow.
     references: UnsafeCell<Vec<Reference>>,
     next_number: Cell<u32>,
     dirty: RefCell<Vec<*const Channel>>,
@@ -199,7 +199,8 @@ impl Local {
             });
             changed.collect::<Vec<_>>()
         });
-        // A filter must not vouch for a base whose right to write has changed.
+        // Filters must check again: they recorded what their bases can take while the right to
+        // write was another.
         for &channel in self.channels.borrow().iter() {
             // SAFETY: channels in the list are alive.
             handles.iter().for_each(|handle| unsafe { &*channel }.forget_base(*handle));
@@ -346,8 +347,8 @@ impl Local {
         device::channel_is_gone(&channel.bdev);
     }
 
-    /// Whether `is_so` returns true for one of the thread's I/O, free or not. It visits all of
-    /// them.
+    /// Whether `is_so` returns true for one of the thread's I/Os, free or not. It visits all I/Os
+    /// of the thread, so it is slow.
     pub(super) fn any_io(&self, is_so: impl Fn(Io) -> bool) -> bool {
         self.channels.borrow().iter().any(|&channel| {
             // SAFETY: channels in the list are alive.

@@ -26,7 +26,7 @@ pub(super) fn begin(io: Io) {
     let bdev = Arc::clone(&channel.bdev);
     let io = Travelling(io);
     if channel.phase.get() == Phase::Creating || !bdev.begin_reset() {
-        // The channel is not ready yet, or another reset is under way: this one tries again later.
+        // The channel is not ready yet, or another reset is under way. This reset tries again later.
         return thread::send_boxed(thread::current_id(), move || again(io));
     }
     on_channels(&bdev, |channel| channel.gate.set(Gate::RESET), move |_| held(io));

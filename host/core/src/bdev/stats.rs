@@ -45,13 +45,13 @@ const UNMAP: usize = BAY_OP_UNMAP as usize;
 /// power of two.
 const ROWS: usize = 8;
 
-/// Whether the op has a row of its own.
+/// Whether the statistics have a row for the op.
 #[inline]
 pub(super) fn has_row(op: u16) -> bool {
     usize::from(op) < ROWS
 }
 
-/// What is counted for one I/O on every channel that it passes.
+/// What every channel on the path of an I/O counts for that I/O.
 pub(super) struct Tally {
     row: usize,
     blocks: u64,

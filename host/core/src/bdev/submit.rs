@@ -25,7 +25,8 @@ pub(super) fn take(channel: &Channel, io: Io) {
 }
 
 /// Whether this is the usual I/O: a read or write with one piece of memory that the module takes
-/// unchanged. `check` and `parts::needed` come to the same result, one condition at a time.
+/// unchanged. This must accept only I/O that `check` accepts and for which `parts::needed` finds no
+/// work.
 #[inline]
 fn is_straight(channel: &Channel, io: Io) -> bool {
     let (request, straight) = (io.request(), &channel.limits.straight);
@@ -116,7 +117,8 @@ fn check_extent(channel: &Channel, rules: &OpRules, request: &bay_io) -> Result<
     if is_good { Ok(()) } else { Err(-libc::EINVAL) }
 }
 
-/// Checks the metadata of I/O to a bdev with separate metadata. No module of another bdev looks at it.
+/// Checks the metadata of I/O to a bdev with separate metadata. Modules of other bdevs ignore the
+/// metadata pointer, so it needs no check there.
 fn check_metadata(request: &bay_io, rules: &OpRules, limits: &Limits) -> Result<(), i32> {
     if request.md.is_null() || limits.md_size == 0 {
         return Ok(());
@@ -160,7 +162,8 @@ fn abort(channel: &Channel, io: Io) {
         return complete::finish(io, 0);
     }
     if let Some(child) = channel.child_at_module(target) {
-        // The module knows the child by the child's own id.
+        // A module below a filter knows only the id of its own child I/O, so the abort names that
+        // id.
         io.change(|request| request.arg = [child, 0]);
     }
     if channel.limits.declared(BAY_OP_ABORT) {

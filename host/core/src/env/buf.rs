@@ -221,8 +221,8 @@ pub fn configure(options: Options) -> Result<()> {
     Ok(())
 }
 
-/// Reserves the memory of both pools. It runs before disks in RAM take memory, because I/O cannot
-/// work without buffers.
+/// Reserves the memory of both pools. The host calls this before RAM disks can take the memory,
+/// because no I/O works without buffers.
 ///
 /// # Errors
 /// `ENOMEM` with the name of the pool and the option to change.
@@ -273,7 +273,8 @@ pub fn retries() -> [u64; 2] {
 pub fn pool_for(len: usize) -> Option<(u32, u64)> {
     let pool = POOLS.get(pool_of(len)?)?;
     let count = pool.count.load(Ordering::Relaxed);
-    // Idle threads keep the buffers that are in their caches.
+    // Other threads cannot get the buffers in the cache of an idle thread, so a full cache of every
+    // other thread is subtracted.
     let others = reactor::all().len().saturating_sub(1) as u64;
     let count = count.saturating_sub(others * kept(count) as u64);
     Some((u32::try_from(pool.size()).ok()?, count))

@@ -64,7 +64,7 @@ fn state() -> &'static Mutex<State> {
     STATE.get_or_init(Mutex::default)
 }
 
-/// Sets the options. Returns where memory will come from, for the log.
+/// Sets the options. Returns a text for the log that names the kind of pages for later allocations.
 pub fn configure(options: Options) -> Source {
     let mut state = state().lock().unwrap_or_else(PoisonError::into_inner);
     state.options = options;
@@ -83,8 +83,8 @@ pub fn set_overcommit(overcommit: Overcommit) {
     }
 }
 
-/// The maximum number of bytes of memory that this process may use: those of the machine, or the
-/// limit of its control group or of a group above it.
+/// The maximum number of bytes of memory that this process may use: the machine's memory, or the limit of the
+/// process's control group or of a group above that.
 fn machine() -> u64 {
     static MACHINE: OnceLock<u64> = OnceLock::new();
     *MACHINE.get_or_init(|| {
@@ -186,7 +186,8 @@ pub fn alloc_on(len: usize, align: usize, numa: i32) -> Result<(NonNull<u8>, u32
 pub fn free(addr: *mut u8) {
     let begins = |number: &u32| region::own(*number).is_some_and(|(base, _)| base == addr as usize);
     if let Some(number) = region::of(addr as usize, 1).filter(begins) {
-        // Devices must not reach the memory when it belongs to somebody else.
+        // Unmap the memory from devices first: after the free, the system may give its pages to another
+        // process.
         pci::ledger::unshare(number);
     }
     let mut state = state().lock().unwrap_or_else(PoisonError::into_inner);
@@ -374,7 +375,7 @@ pub(super) mod tests {
 
     #[test]
     fn hugepages_that_are_counted_and_not_there_are_made_up_for_by_ordinary_pages() {
-        // More than this machine has, as if another host had taken some after they were counted.
+        // Claim more free hugepages than the machine has, as if another host had taken some after the count.
         let len = 64 << 20;
         let (base, mapped) = map(len, 1, |size| if size == 2 << 20 { 8 } else { 0 }).unwrap();
         assert_eq!(mapped, len);

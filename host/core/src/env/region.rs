@@ -7,8 +7,8 @@
 //! ```
 //!
 //! A region is live until it is removed. When an imported region is removed, the host tells every
-//! watcher first, and unmaps the memory when all of them have released it. Only then may the number
-//! be used again, so a number in a request in flight never means other memory.
+//! watcher first, and unmaps the memory when all of them have released it. Only then is the number
+//! free for another region, so the number in a request in flight never names other memory.
 #![expect(unsafe_code, reason = "the table is read by plugins, and imported memory is mapped")]
 
 use super::sigbus;
@@ -94,7 +94,7 @@ struct Watcher {
     tell: Box<dyn Fn(Change) + Send>,
 }
 
-/// What a watcher is told: a region was added or is being removed.
+/// A change that the host reports to a watcher: a region was added or is being removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
     /// The watcher's id, for [`is_watching`] and [`release`].
@@ -158,7 +158,7 @@ pub(super) fn own(number: u32) -> Option<(usize, usize)> {
     is_own.then(|| (entry.addr.load(Ordering::Relaxed) as usize, len))
 }
 
-/// Where devices see a region now; `None` while they do not reach it. `[any thread]`
+/// The address of a region for devices; `None` while devices cannot access it. `[any thread]`
 #[must_use]
 pub fn iova(number: u32) -> Option<u64> {
     let entry = entry(number)?;
@@ -166,7 +166,7 @@ pub fn iova(number: u32) -> Option<u64> {
     is_shared.then(|| entry.iova.load(Ordering::Relaxed))
 }
 
-/// Says where devices see a region; `None`: they do not reach it. `[any thread]`
+/// Records the address of a region for devices; `None` = devices cannot access it. `[any thread]`
 pub(super) fn set_iova(number: u32, iova: Option<u64>) {
     let Some(entry) = entry(number) else { return };
     match iova {
@@ -353,7 +353,7 @@ pub(crate) fn release_owner(owner: usize) {
         let _ = unwatch(watcher); // only this thread ends watches, so it is still there
     }
     for region in regions {
-        let _ = remove(region, || {}); // fails only if it is already being removed
+        let _ = remove(region, || {}); // an error means that the region is already being removed
     }
 }
 

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 /// root, else a folder of the user in `/tmp`. Creates it with mode 0700 when it does not exist.
 ///
 /// # Errors
-/// When the folder cannot be created, belongs to another user, or is a symbolic link that another
-/// user made. In a folder such as `/tmp` anybody can create such a link first.
+/// When the folder cannot be created, belongs to another user, or is a symbolic link that another user made. Anybody can create such a
+/// link in a folder such as `/tmp` before the host starts.
 pub fn folder() -> Result<PathBuf> {
     let path = chosen();
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(|error| {

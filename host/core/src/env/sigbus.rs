@@ -3,7 +3,9 @@
 //! A guest's memory is a file, and the guest's process may truncate it at any time. An access to a
 //! page that is gone raises SIGBUS, which would end the host. The handler gives the imported region
 //! private zeroed pages instead and marks it as broken. The plugin that serves the guest checks the
-//! mark and ends the session. For any other address the signal does what it did before.
+//! mark and ends the session. For an address in a mapped BAR, the handler inserts a page of all
+//! ones (`pci::bars`). For any other address, the signal has the action that it had before the
+//! handler was installed.
 #![expect(unsafe_code, reason = "signal handlers are set by system calls over raw pointers")]
 
 use super::{pci, region};

@@ -32,8 +32,8 @@ use worker::{Order, Outcome};
 pub const MAX_DEPTH: u32 = 32_768;
 /// The largest I/O, in bytes.
 pub const MAX_IO_SIZE: u32 = 64 << 20;
-/// The maximum number of units that one worker uses when the run verifies. It does not touch the
-/// rest of the bdev.
+/// The maximum number of units that one worker uses when the run verifies. The worker does not
+/// access the rest of the bdev.
 const MAX_VERIFIED: u64 = 16 << 20;
 /// How long I/O in flight may take to complete after the end of the run.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -104,7 +104,7 @@ pub struct Plan {
     pub copy_loop: bool,
 }
 
-/// The first thing that went wrong for a worker. The worker submits nothing more after it.
+/// The first failure of a worker. The worker submits nothing after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// An I/O completed with this status.

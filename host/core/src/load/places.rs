@@ -1,4 +1,4 @@
-//! The next I/O: its place, and whether it reads or writes.
+//! Chooses for each I/O its place on the bdev, and whether it reads or writes.
 
 use super::Pattern;
 use std::cell::{Cell, RefCell};

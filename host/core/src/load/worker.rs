@@ -26,7 +26,7 @@ use std::time::Duration;
 /// What a worker sends back when it ends.
 pub(super) type Outcome = Report;
 
-/// How many I/O one round may submit at least, whatever the depth.
+/// A round may submit at least this many I/Os, even at a smaller depth.
 const BURST: u32 = 64;
 const NOBODY: u32 = u32::MAX;
 
@@ -95,7 +95,8 @@ struct Task {
     /// The next task in the list of idle tasks.
     next: Cell<u32>,
     index: u32,
-    /// The generation of its unit, or the one that the unit has after this write.
+    /// For a read, the generation that the unit has. For a write, the generation that the unit
+    /// gets.
     generation: Cell<u32>,
     read: Cell<bool>,
     /// Whether its next I/O reads back the unit that it has just written.

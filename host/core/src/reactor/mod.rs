@@ -200,7 +200,7 @@ pub(crate) fn current() -> Option<Arc<Reactor>> {
 }
 
 /// Ends the process when the host's own code panics on a reactor. Otherwise the disks of that
-/// reactor would hang. Panics of plugins do not leave their library.
+/// reactor would hang. Panics of plugins are caught inside of their library.
 struct EndOfProcess;
 
 impl Drop for EndOfProcess {

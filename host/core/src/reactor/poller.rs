@@ -115,7 +115,7 @@ impl Poller {
         found
     }
 
-    /// Whether it prevents sleep: it has work, or it can only be polled.
+    /// Whether the poller keeps the reactor awake, because it has work or can only be polled.
     pub(crate) fn prepare_sleep(&self) -> bool {
         if self.state.get() != State::Active || self.period_ns != 0 {
             return false;
@@ -136,7 +136,7 @@ impl Poller {
         }
     }
 
-    /// When it must run next, if at all.
+    /// When the poller must run next; `None` = only when something wakes it.
     pub(crate) fn deadline(&self) -> Option<u64> {
         if self.state.get() != State::Active {
             return None;

@@ -32,8 +32,8 @@ pub(crate) struct Shared {
     id: u64,
     name: String,
     queue: Queue,
-    /// The core of the reactor that it is on or, after its creation, on its way to; else
-    /// [`NOWHERE`].
+    /// The core of the thread's reactor. A new thread has the core of the reactor that it will run
+    /// on. [`NOWHERE`] while it moves, and after its end.
     core: AtomicUsize,
     /// What the thread calls now, for the watchdog.
     doing: Line<Doing>,
@@ -321,7 +321,8 @@ pub fn info() -> Option<Info> {
     })
 }
 
-/// Sets the cores of a thread. If it is not on one of them, it moves to one. Any thread.
+/// Sets the cores of a thread. If the thread runs on another core, it moves to one of these cores.
+/// Any thread.
 ///
 /// # Errors
 /// `ESRCH` for an unknown thread; `EINVAL` when no reactor runs on any of these cores.
@@ -371,8 +372,8 @@ impl Shared {
         doing
     }
 
-    /// Whether the caller is a lightweight thread on the same reactor. A thread on this reactor can
-    /// only leave it by a call on this reactor, and its core is [`NOWHERE`] from then on.
+    /// Whether the caller is a lightweight thread on the same reactor. A thread leaves this reactor
+    /// only by a call that runs on this reactor. From then on its core is [`NOWHERE`].
     #[inline]
     fn is_here(&self) -> bool {
         let core = self.core.load(Ordering::Relaxed);

@@ -103,7 +103,7 @@ struct Seen {
     since: Instant,
     /// How long it had waited for a processor by then, in nanoseconds.
     delay_ns: u64,
-    /// After how much time a callback is named next, and what was named.
+    /// The time after which the watchdog names the callback again, and the callback that it named last.
     next: Duration,
     named: Option<String>,
 }

@@ -1,7 +1,7 @@
 //! The plugin interfaces `bay.buf/1` and `bay.mem/1`: buffers and memory.
 //!
-//! The ABI's types make each function `unsafe`: callers keep what `plugin-api` says of their pointers. `abort` and `free`
-//! only compare an address with those that the host handed out.
+//! The ABI's types make each function `unsafe`: callers promise what `plugin-api` requires of their pointers. `abort` and `free` take any
+//! address, because they only compare it with the addresses that the host handed out.
 
 use super::{Callback, status};
 use crate::env::{buf, memory, numa, region};
@@ -12,7 +12,7 @@ use std::os::fd::BorrowedFd;
 use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
 
-/// Made at the first use, because the sizes are only final then.
+/// Built at the first use, because the operator may change the sizes until then.
 pub(super) fn buf_table() -> *const bay_buf_api {
     static TABLE: OnceLock<bay_buf_api> = OnceLock::new();
     TABLE.get_or_init(|| bay_buf_api {
@@ -71,7 +71,7 @@ unsafe extern "C" fn pool(
     0
 }
 
-/// Made at the first use, because it needs the number of NUMA nodes of the machine.
+/// Built at the first use, because it contains the number of NUMA nodes of the machine.
 pub(super) fn mem_table() -> *const bay_mem_api {
     static TABLE: OnceLock<bay_mem_api> = OnceLock::new();
     TABLE.get_or_init(|| bay_mem_api {

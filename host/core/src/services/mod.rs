@@ -50,14 +50,14 @@ pub fn release_owner(host: *const bay_host, done: impl FnOnce() + Send + 'static
     region::release_owner(owner);
     bdev::device::release_all(owner);
     for device in bdev::all().iter().filter(|device| device.owner == owner) {
-        // A bdev that is already being removed needs nothing.
+        // An error means that the bdev is already being removed.
         let _ = bdev::device::unregister(device.id, |_| {});
     }
     crate::worker::end_owner(owner, move || {
         thread::for_each(
             move || thread::with_current(|thread| thread.drop_pollers_of(owner)),
             move |_| {
-                // After the pollers, because they use the registers of the plugin's devices.
+                // Close the devices after the pollers are gone, because pollers use the registers of the devices.
                 device::release_owner(owner);
                 done();
             },

@@ -159,7 +159,7 @@ unsafe extern "C" fn share(_host: *const bay_host, region: u32, why: *const bay_
     unsafe { told(ledger::share(region), why) }
 }
 
-/// Stores a result, and returns its status. `EINVAL` when `place` is NULL.
+/// Stores the value of a successful result in `place`, and returns the result's status. `EINVAL` when `place` is NULL.
 ///
 /// # Safety
 /// `place` is NULL, or may be written.
@@ -173,7 +173,7 @@ unsafe fn store<T>(result: Result<T>, place: *mut T) -> i32 {
     }))
 }
 
-/// The status of a result. An error's text also goes to the sink.
+/// Returns the status of a result, and writes the text of an error to the sink.
 ///
 /// # Safety
 /// `why` is NULL or a sink that is valid for the call.

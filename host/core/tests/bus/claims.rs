@@ -1,44 +1,29 @@
 //! Claims: the right to write.
 
+use crate::abi::{self, claim, open};
 use crate::fixture::*;
 use drivebay_plugin_api::*;
-use std::ptr;
-
-fn open(name: &str, flags: u32) -> Result<u64, i32> {
-    let mut desc = 0;
-    let open = client().open.unwrap();
-    let name = bay_str::new(name);
-    match unsafe { open(host(), name, flags, None, ptr::null_mut(), &raw mut desc) } {
-        0 => Ok(desc),
-        status => Err(status),
-    }
-}
 
 fn close(desc: u64) {
-    assert_eq!(unsafe { client().close.unwrap()(host(), desc) }, 0);
-}
-
-fn claim(desc: u64, kind: u32, key: u64) -> i32 {
-    unsafe { client().claim.unwrap()(host(), desc, kind, key) }
+    assert_eq!(abi::close(desc), 0);
 }
 
 /// The status of a write through a new channel of the descriptor.
 fn write(desc: u64) -> i32 {
-    let mut chan = 0;
-    assert_eq!(unsafe { client().chan_get.unwrap()(host(), desc, &raw mut chan) }, 0);
+    let chan = abi::chan_get(desc);
     let mut data = vec![1; BLOCK];
     let piece = list(&mut data);
     let ended = Fixture::submit_on(chan, |io| {
         (io.op, io.lba, io.nblocks) = (BAY_OP_WRITE, 0, 1);
         (io.iov, io.iovcnt) = (piece.as_ptr(), 1);
     });
-    assert_eq!(unsafe { client().chan_put.unwrap()(host(), chan) }, 0);
+    abi::chan_put(chan);
     ended.get().unwrap().0
 }
 
 /// Closes the fixture's own descriptor, which may write.
 fn without_writer(f: &Fixture) {
-    assert_eq!(unsafe { client().chan_put.unwrap()(host(), f.chan) }, 0);
+    abi::chan_put(f.chan);
     close(f.desc);
 }
 
@@ -62,7 +47,7 @@ fn a_claim_to_write_makes_a_reader_the_only_writer_until_it_is_given_back() {
             for other in 1..=4 {
                 assert_eq!(claim(reader, other, u64::from(other / 4)), -libc::EPERM);
             }
-            assert_eq!(unsafe { client().unclaim.unwrap()(host(), holder) }, 0);
+            assert_eq!(abi::unclaim(holder), 0);
             assert_eq!(write(holder), -libc::EBADF);
             close(open(name, BAY_OPEN_WRITE).unwrap());
             close(reader);
@@ -128,7 +113,7 @@ fn the_only_holder_of_a_shared_claim_may_make_it_exclusive_and_shared_again() {
             let [one, two] = [(); 2].map(|()| open("claimed alone", 0).unwrap());
             assert_eq!([claim(one, shared, 5), claim(two, shared, 5)], [0, 0]);
             assert_eq!(claim(one, exclusive, 0), -libc::EPERM); // another holds it, too
-            assert_eq!(unsafe { client().unclaim.unwrap()(host(), two) }, 0);
+            assert_eq!(abi::unclaim(two), 0);
             assert_eq!(claim(one, exclusive, 0), 0);
             assert_eq!(claim(two, shared, 5), -libc::EPERM);
             assert_eq!(claim(one, shared, 5), 0);
@@ -143,8 +128,8 @@ fn a_channel_that_was_there_before_the_claim_may_write_after_it() {
     let make = || {
         let fixture = Fixture::new("claimed before", |_| {});
         without_writer(&fixture);
-        let (desc, mut chan) = (open("claimed before", 0).unwrap(), 0);
-        assert_eq!(unsafe { client().chan_get.unwrap()(host(), desc, &raw mut chan) }, 0);
+        let desc = open("claimed before", 0).unwrap();
+        let chan = abi::chan_get(desc);
         assert_eq!(claim(desc, BAY_CLAIM_EXCL_WRITE, 0), 0);
         (fixture, chan)
     };
@@ -163,10 +148,7 @@ fn an_alias_finds_the_bdev_until_it_is_taken_away() {
         "claimed alias",
         |_| {},
         |f| {
-            let alias = |name: &str, add| {
-                let name = bay_str::new(name);
-                unsafe { bus().alias.unwrap()(host(), f.id, name, add) }
-            };
+            let alias = |name, add| abi::alias(f.id, name, add);
             assert_eq!(alias("store/volume", 1), 0);
             assert_eq!(alias("store/volume", 1), -libc::EEXIST);
             close(open("store/volume", 0).unwrap());
@@ -181,21 +163,16 @@ fn an_alias_finds_the_bdev_until_it_is_taken_away() {
 fn who_has_a_bdev_open_hears_which_blocks_lost_their_data() {
     let make = || {
         let fixture = Fixture::new("claimed lost", |_| {});
-        let media = bus().media.unwrap();
-        assert_eq!(unsafe { media(host(), fixture.id, 60, 5) }, -libc::EINVAL);
-        assert_eq!(unsafe { media(host(), fixture.id, 8, 2) }, 0);
+        assert_eq!(abi::media(fixture.id, 60, 5), -libc::EINVAL);
+        assert_eq!(abi::media(fixture.id, 8, 2), 0);
         fixture
     };
     let told: Step<Fixture> = Box::new(|f| {
         if !f.events.borrow().contains(&(BAY_EVENT_MEDIA, 1)) {
             return false;
         }
-        let (mut lba, mut nblocks) = (0, 0);
-        let next = client().media_next.unwrap();
-        let place = (&raw mut lba, &raw mut nblocks);
-        assert_eq!(unsafe { next(host(), f.desc, place.0, place.1) }, 0);
-        assert_eq!((lba, nblocks), (8, 2));
-        assert_eq!(unsafe { next(host(), f.desc, place.0, place.1) }, -libc::ENOENT);
+        assert_eq!(abi::media_next(f.desc), Ok((8, 2)));
+        assert_eq!(abi::media_next(f.desc), Err(-libc::ENOENT));
         true
     });
     on_app(make, vec![told]);

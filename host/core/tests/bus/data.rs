@@ -2,7 +2,6 @@
 
 use crate::fixture::*;
 use drivebay_plugin_api::*;
-use std::ptr;
 
 #[test]
 fn what_is_written_is_read_back_through_lists_of_any_shape() {
@@ -234,13 +233,10 @@ fn parts_of_writes_keep_the_write_unit_and_limits_without_room_for_it_are_refuse
         assert_eq!(f.io(BAY_OP_WRITE, 8, &list(&mut data)).get(), Some((0, 0)));
         let lens: Vec<u64> = f.seen().iter().map(|io| io.nblocks).collect();
         assert_eq!(lens, [4; 4]);
-        let mut reg: bay_bdev_reg = unsafe { std::mem::zeroed() };
-        reg.size = size_of::<bay_bdev_reg>() as u32;
-        reg.ops = &raw const OPS;
-        reg.name = bay_str::new("no room");
-        (reg.block_size, reg.num_blocks, reg.write_unit, reg.max_io_blocks) = (512, 8, 4, 2);
-        let register = bus().register.unwrap();
-        assert_eq!(unsafe { register(host(), &raw const reg, ptr::null_mut()) }, -libc::EINVAL);
+        let no_room = register("no room", f.disk, |reg| {
+            (reg.num_blocks, reg.write_unit, reg.max_io_blocks) = (8, 4, 2);
+        });
+        assert_eq!(no_room, Err(-libc::EINVAL));
     });
 }
 

@@ -1,5 +1,6 @@
 //! Filters, which pass the same request on to their base.
 
+use crate::abi::{self, ModuleIo, client, host};
 use crate::fixture::*;
 use drivebay_core::bdev;
 use drivebay_plugin_api::*;
@@ -14,9 +15,19 @@ struct Shift {
     drv_ctx_size: u32,
 }
 
+/// The state of a filter's channel, which is that of its bdev.
+fn filter<'a>(chan: *mut c_void) -> &'a Shift {
+    // SAFETY: every filter's bdev has a leaked `Shift` as its context, and `shift_chan_create` makes
+    // it the channel.
+    unsafe { &*chan.cast::<Shift>() }
+}
+
 unsafe extern "C" fn shift(chan: *mut c_void, io: *mut bay_io) {
-    let shift = unsafe { &*chan.cast::<Shift>() };
-    unsafe { client().pass.unwrap()(host(), shift.base, io, (*io).lba + shift.blocks) };
+    let shift = filter(chan);
+    // SAFETY: the bus gives the request to the module here.
+    let io = unsafe { ModuleIo::new(io) };
+    let lba = io.request().lba + shift.blocks;
+    io.pass(shift.base, lba);
 }
 
 unsafe extern "C" fn shift_chan_create(
@@ -24,6 +35,7 @@ unsafe extern "C" fn shift_chan_create(
     _args: *const bay_chan_args,
     chan: *mut *mut c_void,
 ) -> i32 {
+    // SAFETY: the bus passes a valid place for the channel.
     unsafe { chan.write(bdev) };
     0
 }
@@ -60,28 +72,37 @@ fn over(base: &Fixture, name: &str, shift: Shift) -> Fixture {
 /// A module that submits the two halves of each I/O as children, and swaps their places on the
 /// disk. It passes aborts on.
 unsafe extern "C" fn fork(chan: *mut c_void, io: *mut bay_io) {
-    let base = unsafe { &*chan.cast::<Shift>() }.base;
-    let request = unsafe { *io };
+    let base = filter(chan).base;
+    // SAFETY: the bus gives the request to the module here.
+    let io = unsafe { ModuleIo::new(io) };
+    let request = io.request();
     if request.op == BAY_OP_ABORT {
-        return unsafe { client().pass.unwrap()(host(), base, io, 0) };
+        return io.pass(base, 0);
     }
     let half = request.nblocks / 2;
-    unsafe { (*io).link = ptr::without_provenance_mut(2) };
+    io.set_link(2);
     for (first, lba) in [(0, request.lba + half), (half, request.lba)] {
-        let derive = client().io_derive_part.unwrap();
-        assert!(unsafe { derive(host(), base, io, half + 1, half) }.is_null(), "past the end");
-        let child = unsafe { derive(host(), base, io, first, half) };
-        unsafe { ((*child).lba, (*child).nblocks) = (lba, half) };
-        unsafe { client().submit.unwrap()(host(), child, Some(half_done), io.cast()) };
+        assert!(io.derive_part(base, half + 1, half).is_null(), "past the end");
+        let child = io.derive_part(base, first, half);
+        // SAFETY: NULL, or a new child that only this function uses until it submits it.
+        let fields = unsafe { child.as_mut() }.unwrap();
+        (fields.lba, fields.nblocks) = (lba, half);
+        let parent = io.as_ptr().cast();
+        // SAFETY: the child is new, and its memory is a part of the parent's. `half_done` takes the
+        // parent, which completes only after its second child.
+        unsafe { client().submit.unwrap()(host(), child, Some(half_done), parent) };
     }
 }
 
 unsafe extern "C" fn half_done(parent: *mut c_void, child: *mut bay_io, status: i32) {
-    let parent = parent.cast::<bay_io>();
-    let left = unsafe { (*parent).link }.addr() - 1;
-    unsafe { (*parent).link = ptr::without_provenance_mut(left) };
+    // SAFETY: `fork` passed the parent, which the module owns until its second child has completed.
+    let parent = unsafe { ModuleIo::new(parent.cast()) };
+    let left = parent.request().link.addr() - 1;
+    parent.set_link(left);
     if left == 0 {
-        unsafe { client().complete_from.unwrap()(host(), parent, child, status) };
+        let complete_from = client().complete_from.unwrap();
+        // SAFETY: the module owns the parent until here, and the child is alive during its callback.
+        unsafe { complete_from(host(), parent.as_ptr(), child, status) };
     }
 }
 
@@ -237,8 +258,7 @@ fn a_long_stack_and_a_base_that_needs_more_room_take_a_second_request() {
             let mut top = over(base, "passed deep 0", shifted(1));
             for layer in 1..12 {
                 let name = format!("passed deep {layer}");
-                let upper = over(&top, &name, shifted(1));
-                std::mem::forget(std::mem::replace(&mut top, upper));
+                top = over(&top, &name, shifted(1));
             }
             let mut data = pattern(BLOCK);
             for _ in 0..3 {
@@ -247,7 +267,6 @@ fn a_long_stack_and_a_base_that_needs_more_room_take_a_second_request() {
             assert!(base.seen().iter().all(|io| io.lba == 17));
             base.disk.fail.set(-libc::ENOSPC);
             assert_eq!(top.io(BAY_OP_WRITE, 5, &list(&mut data)).get(), Some((-libc::ENOSPC, 0)));
-            std::mem::forget(top);
         },
     );
 }
@@ -263,13 +282,13 @@ fn a_base_that_goes_ends_what_its_filter_still_passes_on() {
             for _ in 0..2 {
                 assert_eq!(filter.io(BAY_OP_WRITE, 5, &list(&mut data)).get(), Some((0, 0)));
             }
-            unsafe { bus().unregister.unwrap()(host(), base.id, None, ptr::null_mut()) };
+            assert_eq!(abi::unregister(base.id), 0);
             assert_eq!(
                 filter.io(BAY_OP_WRITE, 5, &list(&mut data)).get(),
                 Some((-libc::ENODEV, 0))
             );
             // A handle is not valid any more after its channel was put.
-            assert_eq!(unsafe { client().chan_put.unwrap()(host(), base.chan) }, 0);
+            abi::chan_put(base.chan);
             assert_eq!(filter.io(BAY_OP_WRITE, 5, &list(&mut data)).get(), Some((-libc::EBADF, 0)));
         },
     );

@@ -1,13 +1,14 @@
 //! The disk, its client on the app thread, and test steps that run there.
 
+use crate::abi::{self, ModuleIo};
 use drivebay_core::env::CpuSet;
 use drivebay_core::reactor::{self, Mode, thread};
-use drivebay_core::services;
 use drivebay_plugin_api::*;
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::ptr;
 use std::rc::Rc;
+use std::slice;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ pub(crate) struct Disk {
     pub(crate) seen: RefCell<Vec<Seen>>,
     /// Whether the module keeps requests instead of completing them.
     pub(crate) hold: Cell<bool>,
-    pub(crate) kept: RefCell<Vec<*mut bay_io>>,
+    pub(crate) kept: RefCell<Vec<ModuleIo>>,
     /// How many more requests the module completes with "no resource".
     pub(crate) no_memory: Cell<u32>,
     /// The status of the next request.
@@ -47,7 +48,9 @@ pub(crate) struct Disk {
     pub(crate) deepest: Cell<u32>,
 }
 
-pub(crate) fn disk<'a>(ctx: *mut c_void) -> &'a Disk {
+/// The disk of the bdev or channel that the bus names. A channel of the disk is the disk itself.
+fn disk<'a>(ctx: *mut c_void) -> &'a Disk {
+    // SAFETY: `register` gave the bus a disk as the context of these functions. It is never freed.
     unsafe { &*ctx.cast::<Disk>() }
 }
 
@@ -57,6 +60,7 @@ unsafe extern "C" fn chan_create(
     chan: *mut *mut c_void,
 ) -> i32 {
     disk(bdev).channels.set(disk(bdev).channels.get() + 1);
+    // SAFETY: the bus passes a valid place for the channel.
     unsafe { chan.write(bdev) };
     0
 }
@@ -81,7 +85,9 @@ unsafe extern "C" fn submit(chan: *mut c_void, io: *mut bay_io) {
     let disk = disk(chan);
     disk.depth.set(disk.depth.get() + 1);
     disk.deepest.set(disk.deepest.get().max(disk.depth.get()));
-    let request = unsafe { *io };
+    // SAFETY: the bus gives the request to the module here.
+    let io = unsafe { ModuleIo::new(io) };
+    let request = io.request();
     disk.seen.borrow_mut().push(Seen {
         op: request.op,
         flags: request.flags,
@@ -102,7 +108,7 @@ unsafe extern "C" fn submit(chan: *mut c_void, io: *mut bay_io) {
         transfer(disk, &request);
         0
     };
-    unsafe { request.done.unwrap()(io, status) };
+    io.complete(status);
     disk.depth.set(disk.depth.get() - 1);
 }
 
@@ -112,17 +118,9 @@ pub(crate) fn transfer(disk: &Disk, request: &bay_io) {
     if request.op == BAY_OP_UNMAP {
         data[at..at + request.nblocks as usize * BLOCK].fill(0);
     }
-    for index in 0..usize::from(request.iovcnt) {
-        let element = unsafe { *request.iov.add(index) };
+    for element in pieces(request) {
         let len = element.len as usize;
-        let memory = element.addr.cast::<u8>();
-        match request.op {
-            BAY_OP_READ => unsafe { ptr::copy_nonoverlapping(data[at..].as_ptr(), memory, len) },
-            BAY_OP_WRITE => unsafe {
-                ptr::copy_nonoverlapping(memory, data[at..].as_mut_ptr(), len);
-            },
-            _ => {}
-        }
+        copy(request.op, &mut data[at..at + len], element.addr.cast());
         at += len;
     }
     if !request.md.is_null() {
@@ -130,14 +128,30 @@ pub(crate) fn transfer(disk: &Disk, request: &bay_io) {
         let at = request.lba as usize * METADATA;
         let stored = &mut metadata[at..at + request.nblocks as usize * METADATA];
         assert_eq!(request.md_len as usize, stored.len());
-        let md = request.md.cast::<u8>();
-        match request.op {
-            BAY_OP_READ => unsafe { ptr::copy_nonoverlapping(stored.as_ptr(), md, stored.len()) },
-            BAY_OP_WRITE => unsafe {
-                ptr::copy_nonoverlapping(md, stored.as_mut_ptr(), stored.len());
-            },
-            _ => {}
-        }
+        copy(request.op, stored, request.md.cast());
+    }
+}
+
+/// The scatter/gather list of a request that the module owns.
+fn pieces(request: &bay_io) -> &[bay_iov] {
+    if request.iovcnt == 0 {
+        return &[];
+    }
+    // SAFETY: the client keeps `iovcnt` elements valid until the I/O completes (ABI, `submit`).
+    unsafe { slice::from_raw_parts(request.iov, request.iovcnt.into()) }
+}
+
+/// Copies all of `stored` to the client's memory (read) or from it (write). The memory is as long as
+/// `stored`. Other ops copy nothing.
+fn copy(op: u16, stored: &mut [u8], memory: *mut u8) {
+    let (data, len) = (stored.as_mut_ptr(), stored.len());
+    match op {
+        // SAFETY: `stored` has `len` bytes. So has the memory, which the client keeps until the I/O
+        // completes, and which is not the disk's.
+        BAY_OP_READ => unsafe { ptr::copy_nonoverlapping(data, memory, len) },
+        // SAFETY: as for a read; `stored` is borrowed exclusively.
+        BAY_OP_WRITE => unsafe { ptr::copy_nonoverlapping(memory, data, len) },
+        _ => {}
     }
 }
 
@@ -158,93 +172,76 @@ pub(crate) static OPS: bay_bdev_ops = bay_bdev_ops {
     reset_stats: None,
 };
 
-pub(crate) fn host() -> *const bay_host {
-    ptr::without_provenance(0x1000)
-}
-
-pub(crate) fn bus() -> &'static bay_bdev_api {
-    unsafe { &*services::table(id::BDEV).unwrap().cast() }
-}
-
-pub(crate) fn client() -> &'static bay_bdev_client_api {
-    unsafe { &*services::table(id::BDEV_CLIENT).unwrap().cast() }
+/// Registers a disk of 64 blocks. `edit` changes its registration; what it sets must be static or
+/// leaked.
+pub(crate) fn register(
+    name: &str,
+    disk: &'static Disk,
+    edit: impl FnOnce(&mut bay_bdev_reg),
+) -> Result<u64, i32> {
+    let mut reg = abi::registration(name, &OPS);
+    reg.ctx = ptr::from_ref(disk).cast_mut().cast();
+    reg.block_size = BLOCK as u32;
+    reg.num_blocks = 64;
+    reg.ops_mask = ALL_OPS;
+    edit(&mut reg);
+    // SAFETY: the name is valid for the call. The functions, the disk and what `edit` set are never
+    // freed.
+    unsafe { abi::register(&reg) }
 }
 
 // ---- a bdev, its descriptor and its channel, on the app thread -----------------------------------
 
+/// The bus keeps pointers to the disk and to the events, so both are leaked.
 pub(crate) struct Fixture {
-    pub(crate) disk: Box<Disk>,
+    pub(crate) disk: &'static Disk,
     pub(crate) id: u64,
     pub(crate) desc: u64,
     pub(crate) chan: u64,
-    pub(crate) events: Box<RefCell<Vec<(u32, u64)>>>,
+    pub(crate) events: &'static RefCell<Vec<(u32, u64)>>,
 }
 
 unsafe extern "C" fn on_event(arg: *mut c_void, event: u32, value: u64) {
-    unsafe { &*arg.cast::<RefCell<Vec<(u32, u64)>>>() }.borrow_mut().push((event, value));
+    // SAFETY: `Fixture::new` passed its list of events, which is never freed.
+    let events = unsafe { &*arg.cast::<RefCell<Vec<(u32, u64)>>>() };
+    events.borrow_mut().push((event, value));
 }
 
 impl Fixture {
     /// A disk of 64 blocks, opened for writing. `edit` changes its registration.
     pub(crate) fn new(name: &str, edit: impl FnOnce(&mut bay_bdev_reg)) -> Self {
-        let disk = Box::new(Disk::default());
+        let disk: &Disk = Box::leak(Box::default());
         *disk.data.borrow_mut() = vec![0; 64 * BLOCK];
         *disk.metadata.borrow_mut() = vec![0; 64 * METADATA];
-        let mut reg: bay_bdev_reg = unsafe { std::mem::zeroed() };
-        reg.size = size_of::<bay_bdev_reg>() as u32;
-        reg.ctx = (&raw const *disk).cast_mut().cast();
-        reg.ops = &raw const OPS;
-        reg.name = bay_str::new(name);
-        reg.block_size = BLOCK as u32;
-        reg.num_blocks = 64;
-        reg.ops_mask = ALL_OPS;
-        edit(&mut reg);
-        let (mut id, mut desc, mut chan) = (0, 0, 0);
-        let events = Box::new(RefCell::new(Vec::new()));
-        let arg = (&raw const *events).cast_mut().cast();
-        let name = bay_str::new(name);
-        unsafe {
-            assert_eq!(bus().register.unwrap()(host(), &raw const reg, &raw mut id), 0);
-            let open = client().open.unwrap();
-            assert_eq!(open(host(), name, BAY_OPEN_WRITE, Some(on_event), arg, &raw mut desc), 0);
-            assert_eq!(client().chan_get.unwrap()(host(), desc, &raw mut chan), 0);
-        }
-        Self { disk, id, desc, chan, events }
+        let id = register(name, disk, edit).unwrap();
+        let events: &RefCell<Vec<(u32, u64)>> = Box::leak(Box::default());
+        let event: Option<bay_bdev_event_fn> = Some(on_event);
+        let arg = ptr::from_ref(events).cast_mut().cast();
+        let (mut desc, open) = (0, abi::client().open.unwrap());
+        let (host, name) = (abi::host(), bay_str::new(name));
+        // SAFETY: the name and `desc` are valid for the call. `on_event` takes the events, which are
+        // never freed.
+        let status = unsafe { open(host, name, BAY_OPEN_WRITE, event, arg, &raw mut desc) };
+        assert_eq!(status, 0);
+        Self { disk, id, desc, chan: abi::chan_get(desc), events }
     }
 
     /// A channel of a descriptor that may not write.
     pub(crate) fn reader(&self, name: &str) -> u64 {
-        let (mut desc, mut chan) = (0, 0);
-        let (open, get) = (client().open.unwrap(), client().chan_get.unwrap());
-        unsafe {
-            assert_eq!(
-                open(host(), bay_str::new(name), 0, None, ptr::null_mut(), &raw mut desc),
-                0
-            );
-            assert_eq!(get(host(), desc, &raw mut chan), 0);
-        }
-        chan
+        abi::chan_get(abi::open(name, 0).unwrap())
     }
 
-    /// Submits an I/O. The cell holds its status and detail when it has completed.
+    /// Submits an I/O. The cell holds its status and detail when it has completed. The test keeps
+    /// the memory that `fill` names until then.
     pub(crate) fn submit(&self, fill: impl FnOnce(&mut bay_io)) -> Outcome {
         Self::submit_on(self.chan, fill)
     }
 
     pub(crate) fn submit_on(chan: u64, fill: impl FnOnce(&mut bay_io)) -> Outcome {
         let result = Rc::new(Cell::new(None));
-        let io = unsafe { client().io_get.unwrap()(host(), chan, ptr::null_mut()) };
-        let request = unsafe { &mut *io };
-        request.flags = 0;
-        request.iov = ptr::null();
-        request.iovcnt = 0;
-        request.nblocks = 0;
-        request.lba = 0;
-        request.arg = [0; 2];
-        request.arg_len = 0;
-        fill(request);
         let arg = Rc::into_raw(Rc::clone(&result)).cast_mut().cast();
-        unsafe { client().submit.unwrap()(host(), io, Some(ended), arg) };
+        // SAFETY: `ended` takes over the reference to the cell. The test keeps the memory (`submit`).
+        unsafe { abi::submit(chan, fill, ended, arg) };
         result
     }
 
@@ -270,11 +267,10 @@ impl Fixture {
     /// Completes the requests that the module kept, the oldest first.
     pub(crate) fn complete_kept(&self, status: i32) {
         for io in self.disk.kept.take() {
-            let request = unsafe { *io };
             if status == 0 {
-                transfer(&self.disk, &request);
+                transfer(self.disk, &io.request());
             }
-            unsafe { request.done.unwrap()(io, status) };
+            io.complete(status);
         }
     }
 
@@ -284,9 +280,12 @@ impl Fixture {
 }
 
 unsafe extern "C" fn ended(arg: *mut c_void, io: *mut bay_io, status: i32) {
+    // SAFETY: `submit_on` passed this reference to the cell, for one call.
     let result: Outcome = unsafe { Rc::from_raw(arg.cast()) };
     assert!(result.get().is_none(), "completed twice");
-    result.set(Some((status, unsafe { (*io).detail })));
+    // SAFETY: the client's I/O is alive until this callback returns (ABI, `bay_io_cb_fn`).
+    let detail = unsafe { (*io).detail };
+    result.set(Some((status, detail)));
 }
 
 pub(crate) fn list(buffer: &mut [u8]) -> [bay_iov; 1] {
@@ -322,6 +321,7 @@ pub(crate) struct Run<S> {
 
 /// A value in a message that a thread sends to itself.
 pub(crate) struct Carry<T>(T);
+// SAFETY: `next` sends it only to the thread that it runs on, so the value stays on its thread.
 unsafe impl<T> Send for Carry<T> {}
 impl<T> Carry<T> {
     pub(crate) fn take(self) -> T {
@@ -332,7 +332,7 @@ impl<T> Carry<T> {
 pub(crate) fn next<S: 'static>(mut run: Run<S>) {
     let Some(step) = run.steps.first() else {
         let _ = run.sender.send(Ok(()));
-        return std::mem::forget(run.state); // the bdev is still on the bus
+        return std::mem::forget(run.state); // the bus still uses parts of it
     };
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| step(&run.state)));
     let failure = match outcome {

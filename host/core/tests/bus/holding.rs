@@ -1,6 +1,7 @@
 //! What keeps I/O from the module for a while: missing resources, a call of the module, reset,
 //! quiesce.
 
+use crate::abi::{self, bus};
 use crate::fixture::*;
 use drivebay_plugin_api::*;
 use std::cell::{Cell, RefCell};
@@ -39,19 +40,17 @@ struct Chain {
 
 impl Chain {
     fn go(&self) {
-        let io = unsafe { client().io_get.unwrap()(host(), self.chan, ptr::null_mut()) };
-        let request = unsafe { &mut *io };
-        request.op = BAY_OP_UNMAP;
-        request.flags = 0;
-        request.lba = 0;
-        request.nblocks = 1;
-        let arg = (&raw const *self).cast_mut().cast();
-        unsafe { client().submit.unwrap()(host(), io, Some(again), arg) };
+        let fill = |io: &mut bay_io| (io.op, io.nblocks) = (BAY_OP_UNMAP, 1);
+        let arg = ptr::from_ref(self).cast_mut().cast();
+        // SAFETY: `again` takes the chain, which the test keeps until the last I/O has completed. An
+        // unmap names no memory.
+        unsafe { abi::submit(self.chan, fill, again, arg) };
     }
 }
 
 unsafe extern "C" fn again(arg: *mut c_void, _io: *mut bay_io, status: i32) {
     assert_eq!(status, 0);
+    // SAFETY: `go` passed the chain, which the test keeps until the last I/O has completed.
     let chain = unsafe { &*arg.cast::<Chain>() };
     if chain.left.get() > 0 {
         chain.left.set(chain.left.get() - 1);
@@ -130,6 +129,7 @@ fn a_reset_that_the_module_has_no_resource_for_fails_and_lets_go() {
 
 unsafe extern "C" fn count_calls(arg: *mut c_void, status: i32) {
     assert_eq!(status, 0);
+    // SAFETY: `Quiet::call` passed its box of the count, which the runner never frees (`next`).
     let calls = unsafe { &*arg.cast::<Cell<u32>>() };
     calls.set(calls.get() + 1);
 }
@@ -153,7 +153,9 @@ impl Quiet {
 
     fn call(&self, call: Option<bay_bdev_quiesce_fn>, lba: u64, nblocks: u64) -> i32 {
         let arg = (&raw const *self.told).cast_mut().cast();
-        unsafe { call.unwrap()(host(), self.f.id, lba, nblocks, Some(count_calls), arg) }
+        // SAFETY: the bus checks the handle and the range. `count_calls` takes the count, which the
+        // runner never frees (`next`).
+        unsafe { call.unwrap()(abi::host(), self.f.id, lba, nblocks, Some(count_calls), arg) }
     }
 }
 
@@ -214,8 +216,7 @@ fn what_is_quiesced_whole_can_be_reset_and_removed() {
     let reset = |q: &Quiet| q.held.borrow()[0].get() == Some((0, 0));
     let remove = |q: &Quiet| {
         assert!(q.held.borrow()[1..].iter().all(|held| held.get().is_none()));
-        let unregister = bus().unregister.unwrap();
-        assert_eq!(unsafe { unregister(host(), q.f.id, None, ptr::null_mut()) }, 0);
+        assert_eq!(abi::unregister(q.f.id), 0);
         true
     };
     let failed = |q: &Quiet| {

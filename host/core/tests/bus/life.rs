@@ -1,5 +1,6 @@
 //! How bdevs, descriptors, claims and threads start, change and end.
 
+use crate::abi;
 use crate::fixture::*;
 use drivebay_core::bdev;
 use drivebay_core::env::CpuSet;
@@ -17,8 +18,7 @@ fn a_removed_bdev_tells_its_clients_fails_new_io_and_goes_when_the_last_lets_go(
         let f = Fixture::new("remove", |_| {});
         f.disk.hold.set(true);
         let flying = f.range(BAY_OP_UNMAP, 0, 1);
-        let unregister = bus().unregister.unwrap();
-        assert_eq!(unsafe { unregister(host(), f.id, None, ptr::null_mut()) }, 0);
+        assert_eq!(abi::unregister(f.id), 0);
         (f, flying)
     };
     let let_go = |(f, flying): &(Fixture, Outcome)| {
@@ -27,10 +27,9 @@ fn a_removed_bdev_tells_its_clients_fails_new_io_and_goes_when_the_last_lets_go(
         assert!(!f.disk.destructed.get());
         f.complete_kept(0);
         assert_eq!(flying.get(), Some((0, 0)));
-        let close = client().close.unwrap();
-        assert_eq!(unsafe { close(host(), f.desc) }, -libc::EBUSY);
-        assert_eq!(unsafe { client().chan_put.unwrap()(host(), f.chan) }, 0);
-        assert_eq!(unsafe { close(host(), f.desc) }, 0);
+        assert_eq!(abi::close(f.desc), -libc::EBUSY);
+        abi::chan_put(f.chan);
+        assert_eq!(abi::close(f.desc), 0);
         true
     };
     on_app(
@@ -49,22 +48,14 @@ fn a_claim_keeps_other_writers_out_until_it_is_given_back() {
         "claim",
         |_| {},
         |f| {
-            let open = |flags| {
-                let mut desc = 0;
-                let open = client().open.unwrap();
-                let name = bay_str::new("claim");
-                let status =
-                    unsafe { open(host(), name, flags, None, ptr::null_mut(), &raw mut desc) };
-                (status, desc)
-            };
-            let (_, reader) = open(0);
-            let claim = client().claim.unwrap();
-            assert_eq!(unsafe { claim(host(), f.desc, BAY_CLAIM_EXCL_WRITE, 0) }, 0);
-            assert_eq!(open(BAY_OPEN_WRITE).0, -libc::EPERM);
-            assert_eq!(unsafe { claim(host(), reader, BAY_CLAIM_EXCL_WRITE, 0) }, -libc::EPERM);
+            let open = |flags| abi::open("claim", flags);
+            let reader = open(0).unwrap();
+            assert_eq!(abi::claim(f.desc, BAY_CLAIM_EXCL_WRITE, 0), 0);
+            assert_eq!(open(BAY_OPEN_WRITE), Err(-libc::EPERM));
+            assert_eq!(abi::claim(reader, BAY_CLAIM_EXCL_WRITE, 0), -libc::EPERM);
             assert_eq!(bdev::find("claim").unwrap().claim(), Some("exclusive_write"));
-            assert_eq!(unsafe { client().unclaim.unwrap()(host(), f.desc) }, 0);
-            assert_eq!(open(BAY_OPEN_WRITE).0, 0);
+            assert_eq!(abi::unclaim(f.desc), 0);
+            assert!(open(BAY_OPEN_WRITE).is_ok());
         },
     );
 }
@@ -75,14 +66,8 @@ fn a_reader_may_not_write() {
         "reader",
         |_| {},
         |f| {
-            let (mut desc, mut chan) = (0, 0);
-            let name = bay_str::new("reader");
-            unsafe {
-                client().open.unwrap()(host(), name, 0, None, ptr::null_mut(), &raw mut desc);
-                client().chan_get.unwrap()(host(), desc, &raw mut chan);
-            }
-            let reader =
-                Fixture { disk: Box::default(), id: f.id, desc, chan, events: Box::default() };
+            let desc = abi::open("reader", 0).unwrap();
+            let reader = Fixture { desc, chan: abi::chan_get(desc), ..*f };
             let mut data = vec![0; BLOCK];
             let write = reader.io(BAY_OP_WRITE, 0, &list(&mut data));
             assert_eq!(write.get().unwrap().0, -libc::EBADF);
@@ -97,10 +82,9 @@ fn a_grown_bdev_tells_its_clients_and_takes_io_at_its_new_end() {
         let f = Fixture::new("grow", |reg| reg.num_blocks = 32);
         let mut one = vec![0; BLOCK];
         assert_eq!(f.io(BAY_OP_READ, 40, &list(&mut one)).get().unwrap().0, -libc::EINVAL);
-        let resize = bus().resize.unwrap();
-        assert_eq!(unsafe { resize(host(), f.id, 64) }, 0);
+        assert_eq!(abi::resize(f.id, 64), 0);
         assert_eq!(f.io(BAY_OP_READ, 40, &list(&mut one)).get(), Some((0, 0)));
-        assert_eq!(unsafe { resize(host(), f.id, 16) }, -libc::EBUSY);
+        assert_eq!(abi::resize(f.id, 16), -libc::EBUSY);
         f
     };
     on_app(make, vec![Box::new(|f| *f.events.borrow() == [(BAY_EVENT_RESIZE, 64)])]);
@@ -128,14 +112,13 @@ fn a_burst_that_ends_inside_of_a_submit_is_told_after_it() {
     unsafe extern "C" fn ended(chan: *mut c_void, _io: *mut bay_io, status: i32) {
         assert_eq!(status, 0);
         // The disk completes inside `submit` and checks where `flush` is called.
-        unsafe { client().flush.unwrap()(host(), chan as u64) };
+        abi::flush(chan as u64);
     }
     let make = || {
         let f = Fixture::new("inner burst", |_| {});
-        let io = unsafe { client().io_get.unwrap()(host(), f.chan, ptr::null_mut()) };
-        unsafe { (*io).op = BAY_OP_FLUSH };
         let arg = ptr::without_provenance_mut(f.chan as usize);
-        unsafe { client().submit.unwrap()(host(), io, Some(ended), arg) };
+        // SAFETY: `ended` takes the channel's handle, and a flush names no memory.
+        unsafe { abi::submit(f.chan, |io| io.op = BAY_OP_FLUSH, ended, arg) };
         assert_eq!(f.disk.flushes.get(), 0);
         f
     };
@@ -147,21 +130,12 @@ fn names_are_unique_and_uuids_are_names_too() {
     once(
         "unique",
         |_| {},
-        |_| {
+        |f| {
             let device = bdev::find("unique").unwrap();
             assert_eq!(bdev::find(&device.uuid_text()).unwrap().id, device.id);
-            let mut reg: bay_bdev_reg = unsafe { std::mem::zeroed() };
-            reg.size = size_of::<bay_bdev_reg>() as u32;
-            reg.ops = &raw const OPS;
-            reg.name = bay_str::new("unique");
-            reg.block_size = 512;
-            reg.num_blocks = 1;
-            let mut id = 0;
-            let register = bus().register.unwrap();
-            assert_eq!(unsafe { register(host(), &raw const reg, &raw mut id) }, -libc::EEXIST);
-            reg.name = bay_str::new("other");
-            reg.block_size = 0;
-            assert_eq!(unsafe { register(host(), &raw const reg, &raw mut id) }, -libc::EINVAL);
+            assert_eq!(register("unique", f.disk, |_| {}), Err(-libc::EEXIST));
+            let no_blocks = register("other", f.disk, |reg| reg.block_size = 0);
+            assert_eq!(no_blocks, Err(-libc::EINVAL));
         },
     );
 }
@@ -173,7 +147,7 @@ fn what_is_sent_to_a_thread_that_ends_is_called() {
     for round in 0..200 {
         let one = CpuSet::one(round % 2);
         let id = thread::create("short", &one).unwrap();
-        thread::send_boxed(id, || assert_eq!(unsafe { exit_here() }, 0));
+        thread::send_boxed(id, || assert_eq!(exit_here(), 0));
         for number in 0..100 {
             // The message is called, or `send_boxed` drops the closure. Either way the sender is
             // dropped.
@@ -186,9 +160,13 @@ fn what_is_sent_to_a_thread_that_ends_is_called() {
     assert_eq!(told.count(), 200 * 100);
 }
 
-unsafe fn exit_here() -> i32 {
-    let threads: &bay_thread_api = unsafe { &*services::table(id::THREAD).unwrap().cast() };
-    unsafe { threads.exit.unwrap()(host(), thread::current_id()) }
+/// Ends the current thread.
+fn exit_here() -> i32 {
+    let table = services::table(id::THREAD).unwrap();
+    // SAFETY: the core returns its static table of this type for this id.
+    let threads: &bay_thread_api = unsafe { &*table.cast() };
+    // SAFETY: the host checks that the id is the current thread's.
+    unsafe { threads.exit.unwrap()(abi::host(), thread::current_id()) }
 }
 
 /// Sends its number when it is dropped.

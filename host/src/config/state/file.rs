@@ -304,7 +304,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state");
         let file = KeptFile::open(&path).unwrap();
-        file.overwrite("{}").unwrap_err(); // There is no file to overwrite.
+        file.overwrite("{}").unwrap_err(); // Fails, because there is no file to overwrite.
         assert_eq!(text(&dir.path().join("state.new")), "{}");
         file.replace("{\"a\": 1}").unwrap();
         write_new(&dir.path().join("state.new"), b"{\"b\": 22}").unwrap();

@@ -185,7 +185,7 @@ impl KeyFolder {
     /// Whether the operator trusts the key with this fingerprint.
     ///
     /// # Errors
-    /// The folder or one of its keys cannot be read, or other users may write them. A key that
+    /// The folder or one of its keys cannot be read, or is writable by other users. A key that
     /// cannot be read might be the revoked one.
     pub fn standing(&self, fingerprint: &Fingerprint) -> Result<Standing> {
         let revoked = self.0.join(REVOKED);

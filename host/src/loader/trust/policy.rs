@@ -78,7 +78,7 @@ pub struct GrantRule {
     /// The fingerprint of the key that must have signed it; without it, any key or none.
     #[serde(default)]
     key: Option<String>,
-    /// The permissions that it gets if it requests them.
+    /// The permissions that the plugin gets, as far as it requests them.
     permissions: Vec<String>,
 }
 
@@ -217,7 +217,7 @@ impl Policy {
         Err(Error::new(libc::EPERM, message))
     }
 
-    /// The permissions that a plugin gets among those that it requests.
+    /// Returns those of the requested permissions that the policy grants to the plugin.
     #[must_use]
     pub fn granted(&self, manifest: &Manifest, signer: Option<&Fingerprint>) -> Vec<String> {
         let signer = signer.map(Fingerprint::to_string);

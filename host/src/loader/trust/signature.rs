@@ -53,7 +53,8 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// Whether something is wrong other than a missing signature or an unknown key.
+    /// Whether the check forbids the load even when unsigned plugins are allowed: the key was revoked, or the signature is wrong or
+    /// malformed.
     #[must_use]
     pub fn is_bad(&self) -> bool {
         matches!(self, Self::RevokedKey(_) | Self::Wrong(_) | Self::Malformed(_))

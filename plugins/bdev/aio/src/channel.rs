@@ -68,7 +68,7 @@ pub struct Channel {
     file: FileIndex,
     /// Zeroed ranges that still have to be made durable.
     syncing: Vec<IoId>,
-    /// Whether a failure was logged. Only the first one is.
+    /// Whether a failure was logged. The channel logs only its first failure.
     has_warned: bool,
     /// I/Os pushed since the last flush.
     unflushed: usize,
@@ -97,8 +97,8 @@ impl Channel {
         }
     }
 
-    /// Why the op cannot be done, if a part of it lies past the end of the file, where a write would lengthen the
-    /// file: the block does not exist, or the file was made shorter.
+    /// The error of an op that goes past the end of the file, where a write would lengthen the file: either the block does not exist, or
+    /// the file was made shorter. `None` when the op is within the file.
     fn refusal(&self, op: Op) -> Option<Status> {
         let (Op::Read(range) | Op::Write(range) | Op::Unmap(range) | Op::WriteZeroes(range)) = op
         else {
@@ -216,7 +216,7 @@ impl Channel {
         }
     }
 
-    /// The reactor polls again, so the eventfd gives no more signals.
+    /// Disarms the eventfd, because the reactor polls again.
     pub fn woke(&mut self) {
         self.ring.disarm();
     }

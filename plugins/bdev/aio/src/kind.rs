@@ -19,7 +19,7 @@ pub trait Kind: fmt::Debug + Send + Sync + 'static {
     /// Product name, as `bdev_get_bdevs` shows it.
     const PRODUCT: &'static str;
 
-    /// The disk that the parameters describe.
+    /// Converts the parameters to the description of a disk.
     ///
     /// # Errors
     /// `EINVAL` naming a parameter that is not supported.

@@ -13,7 +13,6 @@ pub mod methods;
 mod tests;
 
 use std::marker::PhantomData;
-use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use drivebay_sdk::prelude::*;
@@ -52,9 +51,8 @@ impl<K: Kind> Bdev for FileBdev<K> {
     /// `describe` adds what the file supports. The bus does resets: it waits for the I/O in flight,
     /// and the kernel offers nothing better.
     const OPS: OpSet = OpSet::READ.with(OpSet::FLUSH);
-    const BURSTS: bool = true;
-    const POLLS: bool = true;
-    const SLEEPS: bool = true;
+
+    channel_does_io!(woke);
 
     fn create(_: &App, params: K::Params) -> Result<Self> {
         let disk = FileDisk::open(K::wanted(params)?)?;
@@ -75,30 +73,6 @@ impl<K: Kind> Bdev for FileBdev<K> {
 
     fn open_channel(&self) -> Result<Channel> {
         Channel::open(Arc::clone(&self.disk))
-    }
-
-    fn submit(&self, channel: &mut Channel, io: BdevIo) {
-        channel.submit(io);
-    }
-
-    fn flush(&self, channel: &mut Channel) {
-        channel.flush();
-    }
-
-    fn poll(&self, channel: &mut Channel) -> bool {
-        channel.poll()
-    }
-
-    fn prepare_sleep(&self, channel: &mut Channel) -> bool {
-        channel.prepare_sleep()
-    }
-
-    fn woke(&self, channel: &mut Channel) {
-        channel.woke();
-    }
-
-    fn wake_fd(&self, channel: &Channel) -> Option<RawFd> {
-        Some(channel.wake_fd())
     }
 
     fn driver_specific(&self) -> Map<String, Value> {

@@ -19,28 +19,28 @@ use crate::url::Url;
 
 static APP: OnApp<Known> = OnApp::new();
 
-/// How long a command or login may take when `bdev_iscsi_set_options` does not say.
+/// Time limit of a command or login without `bdev_iscsi_set_options`, in seconds.
 const TIMEOUT_SEC: u64 = 30;
 
 /// The plugin's state.
 pub(crate) struct Known {
-    /// How long a command or login of a new disk may take, in seconds; 0 = forever.
+    /// Time limit of a command or login of a new disk, in seconds; 0 = no limit.
     pub(crate) timeout_sec: Cell<u64>,
     disks: RefCell<BTreeMap<String, Arc<Disk>>>,
 }
 
-/// Makes the state. `[app thread]`
+/// Creates the plugin's state. `[app thread]`
 pub(crate) fn init() -> Result<()> {
     APP.get_or_init(|| Known { timeout_sec: Cell::new(TIMEOUT_SEC), disks: RefCell::default() })
         .map(drop)
 }
 
-/// The state. `[app thread]`
+/// Returns the plugin's state. `[app thread]`
 pub(crate) fn get() -> Result<Rc<Known>> {
     APP.get().ok_or_else(|| Error::new(errno::EPERM, "not on the app thread"))
 }
 
-/// The size of a disk may have changed: it is asked. `[any thread]`
+/// Asks a disk whose size may have changed, and resizes its bdev. `[any thread]`
 pub(crate) fn size_changed(name: &str) {
     let name = name.to_owned();
     if let Some(app) = APP.handle() {
@@ -57,6 +57,9 @@ pub(crate) fn size_changed(name: &str) {
 
 async fn follow_size(disk: Arc<Disk>) {
     let resized = match probe(&disk.place, disk.isids.next()).await {
+        Ok(unit) if !disk.unit.is(&unit.identity, unit.block_size) => {
+            return warn!("{}: another unit has this LUN, so the bdev keeps its size", disk.name);
+        }
         Ok(unit) => App::here(|app| find::<IscsiBdev>(&disk.name)?.resize(app, unit.num_blocks)),
         Err(error) => return warn!("{}: {}", disk.name, error.message()),
     };
@@ -66,10 +69,10 @@ async fn follow_size(disk: Arc<Disk>) {
 }
 
 impl Known {
-    /// Logs in, and puts the unit on the bus.
+    /// Logs in, and registers the unit as a bdev. Returns the bdev's name.
     ///
     /// # Errors
-    /// `EEXIST` when the name is taken; what the login says.
+    /// `EEXIST` when the name is taken, or the errors of [`probe`].
     pub(crate) async fn create(
         &self,
         name: String,
@@ -78,7 +81,10 @@ impl Known {
     ) -> Result<String> {
         let parsed: Url = url.parse()?;
         if self.disks.borrow().contains_key(&name) {
-            return Err(Error::new(errno::EEXIST, format!("there is a bdev {name} already")));
+            return Err(Error::new(
+                errno::EEXIST,
+                format!("name '{name}': an iSCSI bdev has that name"),
+            ));
         }
         let seconds = self.timeout_sec.get();
         let timeout = (seconds > 0).then(|| Duration::from_secs(seconds));
@@ -86,7 +92,7 @@ impl Known {
         let isids = Isids::new()?;
         let unit = probe(&place, isids.next()).await?;
         let initiator = place.initiator.clone();
-        let disk = Arc::new(Disk { name: name.clone(), place, unit, isids });
+        let disk = Arc::new(Disk::new(name.clone(), place, unit, isids));
         let bdev = IscsiBdev::new(Arc::clone(&disk))?;
         let params = json!({"name": name, "initiator_iqn": initiator, "url": url});
         let name = App::here(|app| register(app, bdev, "bdev_iscsi_create", params))??;
@@ -94,38 +100,27 @@ impl Known {
         Ok(name)
     }
 
-    /// Takes a disk off the bus; `done` when it is gone.
+    /// Deletes a disk, and waits until its bdev is gone. I/O that cannot end soon fails.
     ///
     /// # Errors
     /// `ENODEV` when there is no such disk.
-    pub(crate) fn delete(&self, name: &str, done: impl FnOnce(Result<()>) + 'static) -> Result<()> {
-        let missing = || Error::no_device_named(name);
-        self.disks.borrow_mut().remove(name).ok_or_else(missing)?;
-        let found = find::<IscsiBdev>(name)?;
-        App::here(|app| found.unregister(app, move |_, gone| done(gone)))
+    pub(crate) async fn delete(&self, name: &str) -> Result<()> {
+        let disk = self.disks.borrow_mut().remove(name);
+        disk.ok_or_else(|| Error::no_device_named(name))?.end();
+        let bdev = find::<IscsiBdev>(name)?;
+        let (done, gone) = task::oneshot::channel();
+        App::here(|app| bdev.unregister(app, move |_, result| drop(done.send(result))))?;
+        gone.await.map_err(|_| Error::new(errno::ECANCELED, "the host is shutting down"))?
     }
-}
 
-/// Deletes all disks; `done` when they are gone. `[app thread]`
-pub(crate) fn delete_all(done: impl FnOnce() + 'static) {
-    let Ok(known) = get() else { return done() };
-    let names: Vec<String> = known.disks.borrow().keys().cloned().collect();
-    let all = Rc::new(RefCell::new(Some(done)));
-    let left = Rc::new(Cell::new(names.len() + 1));
-    let one_less = move || {
-        left.set(left.get() - 1);
-        if left.get() == 0
-            && let Some(done) = all.take()
-        {
-            done();
-        }
-    };
-    for name in names {
-        let gone = one_less.clone();
-        if let Err(error) = known.delete(&name, move |_| gone()) {
-            warn!("{name}: {}", error.message());
-            one_less();
+    /// Deletes all disks, and waits until their bdevs are gone.
+    pub(crate) async fn delete_all(&self) {
+        let names: Vec<String> = self.disks.borrow().keys().cloned().collect();
+        let ends = task::join_all(names.iter().map(|name| self.delete(name))).await;
+        for (name, end) in names.iter().zip(ends) {
+            if let Err(error) = end {
+                warn!("{name}: {}", error.message());
+            }
         }
     }
-    one_less();
 }

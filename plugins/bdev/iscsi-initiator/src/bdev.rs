@@ -1,6 +1,5 @@
 //! A unit on the bus.
 
-use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use drivebay_sdk::prelude::*;
@@ -13,7 +12,7 @@ use crate::disk::Disk;
 /// Longest read or write in one command, in bytes.
 const IO_LEN_MAX: u32 = 1 << 20;
 
-/// A unit of a target.
+/// A unit of a target as a bdev.
 #[derive(Debug)]
 pub struct IscsiBdev {
     disk: Arc<Disk>,
@@ -33,13 +32,8 @@ impl Bdev for IscsiBdev {
     /// `describe` removes what the unit does not support.
     const OPS: OpSet = OpSet::READ_WRITE.with(OpSet::FLUSH).with(OpSet::UNMAP);
     const PRODUCT: &'static str = "iSCSI LUN";
-    const BURSTS: bool = true;
-    const POLLS: bool = true;
-    const SLEEPS: bool = true;
 
-    fn create(_: &App, _: NoParams) -> Result<Self> {
-        Err(Error::new(errno::EOPNOTSUPP, "bdev_iscsi_create makes these bdevs"))
-    }
+    channel_does_io!();
 
     fn name(&self) -> &str {
         &self.disk.name
@@ -66,30 +60,10 @@ impl Bdev for IscsiBdev {
         Channel::open(Arc::clone(&self.disk))
     }
 
-    fn submit(&self, channel: &mut Channel, io: BdevIo) {
-        channel.submit(io);
-    }
-
-    fn flush(&self, channel: &mut Channel) {
-        channel.flush();
-    }
-
-    fn poll(&self, channel: &mut Channel) -> bool {
-        channel.poll()
-    }
-
-    fn prepare_sleep(&self, channel: &mut Channel) -> bool {
-        channel.prepare_sleep()
-    }
-
-    fn wake_fd(&self, channel: &Channel) -> Option<RawFd> {
-        Some(channel.wake_fd())
-    }
-
     fn driver_specific(&self) -> Map<String, Value> {
         let place = &self.disk.place;
         let mut map = Map::new();
-        // Without user and secret.
+        // `Url`'s Debug text leaves out user and secret.
         let url = json!(format!("iscsi://{:?}", place.url));
         map.insert("iscsi".into(), json!({"initiator_iqn": place.initiator, "url": url}));
         map

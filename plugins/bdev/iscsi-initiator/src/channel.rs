@@ -1,12 +1,12 @@
-//! One thread's way to a unit: a session, the I/O outstanding, and the I/O that waits for the session.
+//! One thread's session with a unit, and its I/O: outstanding, or waiting for the session.
 //!
 //! ```text
 //! connecting ──▶ connected ── fault, or a command takes too long ──▶ connecting …
-//!                             what was outstanding waits in front
+//!                             outstanding I/O goes to the front of the waiting I/O
 //! ```
 //!
-//! The target ends what is left of the old session before the new one is admitted (same ISID), but an I/O that it has given to its
-//! disk may still execute. So a session comes back [`QUIET`] after it was lost at the earliest, and only then is I/O sent again.
+//! The target ends the old session before it admits the new one (same ISID), but its disk may still execute I/O of the old session.
+//! So the channel connects again, and sends I/O again, no earlier than [`QUIET`] after it lost the session.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -23,20 +23,20 @@ use drivebay_sdk::runtime::task::{self, JoinHandle};
 use drivebay_sdk::thread;
 
 use crate::app;
-use crate::command::{Request, Verdict, judge};
+use crate::command::{self, Request, Verdict, judge};
 use crate::disk::Disk;
 use crate::probe;
 use crate::session::Session;
 
-/// How long a session stays away after it was lost.
+/// Shortest time from the loss of a session to the next login.
 const QUIET: Duration = Duration::from_secs(2);
 /// Longest wait between two tries to connect.
 const DELAY_MAX: Duration = Duration::from_secs(30);
-/// How often deadlines are looked at.
+/// How often the channel checks time limits.
 const TICK: Duration = Duration::from_secs(1);
-/// A target that was silent for so long is pinged; after twice as long its session is lost.
+/// The channel pings a target that has been silent for this time. After twice this time its session is lost.
 const SILENCE_NS: u64 = 15_000_000_000;
-/// How long a busy unit is left alone.
+/// Pause before a command is sent again to a busy unit.
 const BUSY_DELAY: Duration = Duration::from_millis(100);
 /// Most bytes received in one round, so that one connection does not hold up others.
 const ROUND_LEN: usize = 512 << 10;
@@ -45,27 +45,29 @@ const ROUND_LEN: usize = 512 << 10;
 pub struct Channel {
     disk: Arc<Disk>,
     sockets: Sockets<Session<Request>>,
-    /// The session's place among the sockets.
+    /// The session's key in `sockets`; `None` = there is no session.
     key: Option<usize>,
     news: Rc<News>,
     tasks: Vec<JoinHandle<()>>,
     waiting: VecDeque<Request>,
-    /// Of a busy unit: they wait for the next look at the time.
+    /// I/O that a busy unit did not accept. It moves to `waiting` after [`BUSY_DELAY`].
     later: Vec<Request>,
-    /// When the session was lost, or the channel made, on the host's clock in nanoseconds.
+    /// When the session was lost, or the channel opened, on the host's clock in nanoseconds.
     away_ns: u64,
-    /// When the target last sent something.
+    /// When the target last sent bytes.
     heard_ns: u64,
-    /// `heard_ns` at the last ping: one ping for each silence.
+    /// `heard_ns` at the last ping, so that each silence gets one ping.
     pinged_ns: u64,
+    /// When the target last had a command, or accepted one, or no I/O waited.
+    accepted_ns: u64,
 }
 
-/// What the tasks of a channel tell it, and it them.
+/// Messages between a channel and its tasks.
 #[derive(Default)]
 struct News {
     has_any: Cell<bool>,
     connected: RefCell<Option<(Stream, Session<Request>)>>,
-    /// The channel has a session.
+    /// The channel has a session, or one is in `connected`.
     is_connected: Cell<bool>,
     is_time: Cell<bool>,
     changed: Notify,
@@ -80,26 +82,27 @@ impl fmt::Debug for Channel {
 impl Channel {
     pub(crate) fn open(disk: Arc<Disk>) -> Result<Self> {
         let news = Rc::new(News::default());
-        let tasks = vec![
-            task::spawn("iscsi session", keep_connected(Arc::clone(&disk), Rc::clone(&news)))?,
-            task::spawn("iscsi time", tick(TICK, Rc::clone(&news)))?,
-        ];
         let now_ns = thread::now_ns();
-        Ok(Self {
-            disk,
+        let mut channel = Self {
+            disk: Arc::clone(&disk),
             sockets: Sockets::new(1)?,
             key: None,
-            news,
-            tasks,
+            news: Rc::clone(&news),
+            tasks: Vec::new(),
             waiting: VecDeque::new(),
             later: Vec::new(),
             away_ns: now_ns,
             heard_ns: now_ns,
             pinged_ns: 0,
-        })
+            accepted_ns: now_ns,
+        };
+        // An error drops the channel, which cancels its tasks.
+        channel.tasks.push(task::spawn("iscsi session", keep_connected(disk, Rc::clone(&news)))?);
+        channel.tasks.push(task::spawn("iscsi time", tick(TICK, news))?);
+        Ok(channel)
     }
 
-    /// Takes an I/O. [`Self::flush`] sends it.
+    /// Accepts an I/O. [`Self::flush`] sends it.
     pub(crate) fn submit(&mut self, io: BdevIo) {
         if matches!(io.op(), Op::Flush) && !self.disk.unit.has_write_cache {
             return io.complete(Status::SUCCESS);
@@ -107,12 +110,12 @@ impl Channel {
         self.waiting.push_back(Request::new(io));
     }
 
-    /// Sends what was submitted: the burst has ended.
+    /// Sends the submitted I/O, at the end of a burst.
     pub(crate) fn flush(&mut self) {
         self.round(false);
     }
 
-    /// Does one round; whether it did something.
+    /// Runs one round. Returns whether it did work.
     pub(crate) fn poll(&mut self) -> bool {
         let has_news = self.hear();
         let has_come = self.sockets.look();
@@ -129,7 +132,7 @@ impl Channel {
         self.sockets.wake_fd()
     }
 
-    /// Gives the session what waits, sends, and receives what has come.
+    /// Submits waiting I/O to the session, sends, and receives if `receives`.
     fn round(&mut self, receives: bool) {
         self.send_waiting();
         let Self { sockets, heard_ns, .. } = self;
@@ -142,8 +145,8 @@ impl Channel {
                 .and_then(|has_more| send(stream, session).map(|()| has_more));
             match turn {
                 Ok(true) => Next::Work,
-                // The edge of this input is past, so the next turn has to read it.
-                Ok(false) if !receives && stream.is_readable() => Next::Work,
+                // The edge of this input has passed, so the next turn must read it.
+                Ok(false) if stream.is_readable() => Next::Work,
                 Ok(false) => Next::Wait,
                 Err(why) => {
                     lost = Some(why);
@@ -151,17 +154,23 @@ impl Channel {
                 }
             }
         });
-        self.settle();
+        let is_doubtful = self.settle();
         if let Some(why) = lost {
             self.lose(&why);
+        } else if is_doubtful {
+            self.lose("the target reports that another unit may have this LUN");
         }
     }
 
-    /// Completes the I/O that is done, and sends what has to go again.
-    fn settle(&mut self) {
-        let Some((_, session)) = self.key.and_then(|key| self.sockets.get_mut(key)) else { return };
+    /// Completes finished I/O, and submits I/O that must be sent again. Returns whether another unit may have the LUN now.
+    fn settle(&mut self) -> bool {
+        let Some((_, session)) = self.key.and_then(|key| self.sockets.get_mut(key)) else {
+            return false;
+        };
+        let mut is_doubtful = false;
         let mut again = Vec::new();
         while let Some(mut done) = session.done() {
+            is_doubtful |= command::is_doubtful(done.sense.as_ref());
             match judge(&mut done) {
                 Verdict::End(result) => done.request.io.complete_with(result),
                 Verdict::Later => {
@@ -179,7 +188,10 @@ impl Channel {
             }
         }
         again.into_iter().rev().for_each(|request| self.waiting.push_front(request));
-        self.send_waiting();
+        if !is_doubtful {
+            self.send_waiting();
+        }
+        is_doubtful
     }
 
     fn send_waiting(&mut self) {
@@ -197,11 +209,12 @@ impl Channel {
                 self.waiting.push_front(request);
                 break;
             }
+            self.accepted_ns = now_ns;
         }
         self.sockets.activate(key);
     }
 
-    /// Does what the tasks told; whether they told something.
+    /// Handles the news of the tasks. Returns whether there was any.
     fn hear(&mut self) -> bool {
         if !self.news.has_any.replace(false) {
             return false;
@@ -209,6 +222,7 @@ impl Channel {
         let connected = self.news.connected.take();
         if let Some((stream, session)) = connected {
             self.heard_ns = thread::now_ns();
+            self.accepted_ns = self.heard_ns;
             match self.sockets.add(stream, session) {
                 Ok(key) => self.key = Some(key),
                 Err(error) => self.lose(error.message()),
@@ -216,32 +230,42 @@ impl Channel {
         }
         self.later.drain(..).for_each(|request| self.waiting.push_back(request));
         if self.news.is_time.replace(false) {
-            self.look_at_time();
+            self.send_waiting();
+            self.check_limits();
         }
         true
     }
 
-    fn look_at_time(&mut self) {
+    /// Ends what exceeded its time limit, and pings a silent target. Runs after [`Self::send_waiting`].
+    fn check_limits(&mut self) {
         let now_ns = thread::now_ns();
-        let limit = self.disk.place.timeout.map(|limit| limit.as_nanos());
+        let limit = self.disk.io_limit().map(|limit| limit.as_nanos());
         let is_over = |since_ns: u64| {
             limit.is_some_and(|limit| u128::from(now_ns.saturating_sub(since_ns)) > limit)
         };
         let Some(key) = self.key else {
-            if is_over(self.away_ns) {
-                let failed = IoResult::new(Status::IO_ERROR);
-                self.waiting.drain(..).for_each(|request| request.io.complete_with(failed));
+            if is_over(self.away_ns) || self.disk.is_ending() {
+                self.fail_waiting();
             }
             return;
         };
         let Some((_, session)) = self.sockets.get_mut(key) else { return };
-        let mut has_overdue = false;
-        for request in session.requests_mut().filter(|request| is_over(request.sent_ns)) {
-            request.is_overdue();
-            has_overdue = true;
+        let (mut has_any, mut has_overdue) = (false, false);
+        for request in session.requests_mut() {
+            has_any = true;
+            if is_over(request.sent_ns) {
+                request.count_overdue();
+                has_overdue = true;
+            }
         }
         if has_overdue {
             return self.lose("a command takes too long");
+        }
+        if has_any || self.waiting.is_empty() {
+            self.accepted_ns = now_ns;
+        } else if is_over(self.accepted_ns) {
+            self.fail_waiting();
+            return self.lose("the target accepts no commands");
         }
         let silent_ns = now_ns.saturating_sub(self.heard_ns);
         if silent_ns > 2 * SILENCE_NS {
@@ -253,13 +277,24 @@ impl Channel {
         }
     }
 
-    /// The session is over: what was outstanding waits for the next one.
+    fn fail_waiting(&mut self) {
+        self.waiting.drain(..).for_each(|request| request.io.complete(Status::IO_ERROR));
+    }
+
+    /// Ends the session. Outstanding I/O waits for the next one, or fails.
     fn lose(&mut self, why: &str) {
         warn!("{}: the session is lost: {why}", self.disk.name);
         let session = self.key.take().and_then(|key| self.sockets.remove(key));
         if let Some((_, session)) = session {
-            let (hopeless, again): (Vec<Request>, Vec<Request>) =
-                session.into_requests().partition(Request::is_hopeless);
+            let is_ending = self.disk.is_ending();
+            let count_loss = |mut request: Request| {
+                request.count_loss();
+                request
+            };
+            let (hopeless, again): (Vec<Request>, Vec<Request>) = session
+                .into_requests()
+                .map(count_loss)
+                .partition(|request| is_ending || request.is_hopeless());
             again.into_iter().rev().for_each(|request| self.waiting.push_front(request));
             hopeless.into_iter().for_each(|request| request.io.complete(Status::IO_ERROR));
         }
@@ -275,7 +310,7 @@ impl Drop for Channel {
     }
 }
 
-/// Sends as much as the socket takes.
+/// Sends as much as the socket accepts.
 fn send(stream: &mut Stream, session: &mut Session<Request>) -> Result<(), String> {
     while stream.is_writable() && !session.output().is_empty() {
         let bytes = std::io::IoSlice::new(session.output());
@@ -285,7 +320,7 @@ fn send(stream: &mut Stream, session: &mut Session<Request>) -> Result<(), Strin
     Ok(())
 }
 
-/// Receives what has come; whether there may be more.
+/// Receives at most about [`ROUND_LEN`] bytes. Returns whether there may be more.
 fn receive(
     stream: &mut Stream,
     session: &mut Session<Request>,
@@ -311,7 +346,7 @@ fn receive(
     Ok(false)
 }
 
-/// Connects whenever the channel has no session, less and less often while that fails.
+/// Connects whenever the channel has no session, at longer and longer intervals while that fails.
 async fn keep_connected(disk: Arc<Disk>, news: Rc<News>) {
     let isid = disk.isids.next();
     let mut delay = Duration::ZERO;
@@ -329,7 +364,7 @@ async fn keep_connected(disk: Arc<Disk>, news: Rc<News>) {
                 news.has_any.set(true);
                 news.changed.until(|| !news.is_connected.get()).await;
             }
-            // A reason is logged once, not at each try.
+            // Log a reason once, not at each try.
             Err(error) if error.message() != failure => {
                 warn!("{}: {}", disk.name, error.message());
                 error.message().clone_into(&mut failure);
@@ -341,7 +376,7 @@ async fn keep_connected(disk: Arc<Disk>, news: Rc<News>) {
     }
 }
 
-/// Has the channel look at the time, again and again.
+/// Lets the channel check time limits once each `period`.
 async fn tick(period: Duration, news: Rc<News>) {
     loop {
         task::sleep(period).await;
@@ -350,7 +385,7 @@ async fn tick(period: Duration, news: Rc<News>) {
     }
 }
 
-/// Has the channel do a round after a while.
+/// Lets the channel run a round after `delay`.
 fn wake_after(delay: Duration, news: &Rc<News>) {
     let news = Rc::clone(news);
     let wake = async move {
@@ -359,7 +394,7 @@ fn wake_after(delay: Duration, news: &Rc<News>) {
     };
     match task::spawn("iscsi busy", wake) {
         Ok(task) => task.detach(),
-        // The next look at the time does it.
+        // The next tick does the same.
         Err(error) => warn!("{error}"),
     }
 }

@@ -7,47 +7,56 @@ use drivebay_spec_scsi::unmap::{self, Descriptor};
 
 use crate::session::{Done, Payload, Transfer};
 
-/// How many times a command is sent again that ends with a unit attention or BUSY.
+/// Most retries of a command that ends with a unit attention, BUSY or an abort.
 const RETRIES_MAX: u32 = 300;
-/// How many times a command may take longer than its limit.
+/// How many times a command may exceed its time limit before its I/O fails.
 const OVERDUE_MAX: u32 = 2;
-/// Errno value of Linux: a reservation is in the way, as the kernel says it.
+/// How many sessions may end during a command before its I/O fails. The command may be what ends them.
+const LOSSES_MAX: u32 = 16;
+/// Errno value with which Linux reports a reservation conflict.
 const EBADE: i32 = 52;
 
 /// An I/O, from the bus to its end.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) io: BdevIo,
-    /// When it was sent, on the host's clock in nanoseconds.
+    /// When its command was last submitted to a session, on the host's clock in nanoseconds.
     pub(crate) sent_ns: u64,
     retries: u32,
-    /// How many times it took longer than its limit.
+    /// How many times its command exceeded the time limit.
     overdue: u32,
+    /// How many sessions ended during its command.
+    losses: u32,
     /// The parameter list of an UNMAP.
     list: Vec<u8>,
 }
 
 impl Request {
     pub(crate) fn new(io: BdevIo) -> Self {
-        Self { io, sent_ns: 0, retries: 0, overdue: 0, list: Vec::new() }
+        Self { io, sent_ns: 0, retries: 0, overdue: 0, losses: 0, list: Vec::new() }
     }
 
-    /// It took longer than its limit.
-    pub(crate) fn is_overdue(&mut self) {
+    /// Records that its command exceeded the time limit.
+    pub(crate) fn count_overdue(&mut self) {
         self.overdue += 1;
     }
 
-    /// Whether it is not sent again: it took longer than its limit each time.
-    pub(crate) fn is_hopeless(&self) -> bool {
-        self.overdue >= OVERDUE_MAX
+    /// Records that a session ended during its command.
+    pub(crate) fn count_loss(&mut self) {
+        self.losses += 1;
     }
 
-    /// The command, and which way its data goes; `None` for an operation that the bdev does not offer.
+    /// Whether the I/O fails instead of being sent again.
+    pub(crate) fn is_hopeless(&self) -> bool {
+        self.overdue >= OVERDUE_MAX || self.losses >= LOSSES_MAX
+    }
+
+    /// Returns the command and its transfer; `None` for an operation that the bdev does not offer.
     pub(crate) fn command(&mut self, block_size: u32) -> Option<([u8; CDB_LEN], Transfer)> {
         let len = |range: Range| u32::try_from(range.nblocks.checked_mul(block_size.into())?).ok();
         Some(match self.io.op() {
             Op::Read(range) => (transfer(0x88, range)?, Transfer::In(len(range)?)),
-            // The bus makes a write through a write and a flush.
+            // The bus turns a write through the cache into a write and a flush.
             Op::Write(range) => (transfer(0x8a, range)?, Transfer::Out(len(range)?)),
             Op::Flush => (cdb(&[0x35]), Transfer::None),
             Op::Unmap(range) => {
@@ -92,18 +101,36 @@ impl Payload for Request {
     }
 }
 
-/// What to do after a command.
+/// What the channel does with an I/O after its command.
 #[derive(Debug)]
 pub(crate) enum Verdict {
-    /// The I/O has ended.
+    /// Completes it.
     End(IoResult),
-    /// It is sent again at once: something else was told. `is_resized`: the size of the unit has changed.
+    /// Sends it again at once, because the unit reported an event instead. `is_resized`: the size of the unit has changed.
     Again { is_resized: bool },
-    /// It is sent again after a while: the unit is busy.
+    /// Sends it again after a while, because the unit is busy or aborted the command.
     Later,
 }
 
-/// What becomes of an I/O whose command has ended.
+/// Whether another unit may have this LUN now, so that the session must not be used any more. The next login checks the unit.
+pub(crate) fn is_doubtful(sense: Option<&Sense>) -> bool {
+    match sense {
+        Some(Sense { key: Key::UnitAttention, asc: code, .. }) => matches!(
+            *code,
+            INQUIRY_DATA_HAS_CHANGED
+                | DEVICE_IDENTIFIER_CHANGED
+                | asc::REPORTED_LUNS_DATA_HAS_CHANGED
+        ),
+        Some(sense) => sense.asc == asc::LOGICAL_UNIT_NOT_SUPPORTED,
+        None => false,
+    }
+}
+
+/// Additional sense codes of unit attentions. SPC-4, annex E.2.
+const INQUIRY_DATA_HAS_CHANGED: u16 = 0x3f03;
+const DEVICE_IDENTIFIER_CHANGED: u16 = 0x3f05;
+
+/// Decides what happens to an I/O whose command has ended.
 pub(crate) fn judge(done: &mut Done<Request>) -> Verdict {
     let Done { request, status, sense, is_whole } = done;
     let is_last_try = request.retries >= RETRIES_MAX;
@@ -115,7 +142,11 @@ pub(crate) fn judge(done: &mut Done<Request>) -> Verdict {
             let is_resized = code == asc::CAPACITY_DATA_HAS_CHANGED;
             Verdict::Again { is_resized }
         }
-        (0x02, Some(Sense { key: Key::NotReady, .. })) | (0x08 | 0x28, _) if !is_last_try => {
+        // BUSY, TASK SET FULL and TASK ABORTED.
+        (0x02, Some(Sense { key: Key::NotReady | Key::AbortedCommand, .. }))
+        | (0x08 | 0x28 | 0x40, _)
+            if !is_last_try =>
+        {
             Verdict::Later
         }
         (status, sense) => Verdict::End(failed(status, sense)),
@@ -137,4 +168,29 @@ fn failed(status: u8, sense: Option<Sense>) -> IoResult {
         _ => Status::IO_ERROR,
     };
     IoResult::with_scsi(what, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_is_given_up_when_another_unit_may_have_the_lun() {
+        for sense in [
+            Sense::attention(asc::REPORTED_LUNS_DATA_HAS_CHANGED),
+            Sense::attention(INQUIRY_DATA_HAS_CHANGED),
+            Sense::attention(DEVICE_IDENTIFIER_CHANGED),
+            Sense::illegal(asc::LOGICAL_UNIT_NOT_SUPPORTED),
+        ] {
+            assert!(is_doubtful(Some(&sense)), "{sense:?}");
+        }
+        for sense in [
+            Sense::attention(asc::CAPACITY_DATA_HAS_CHANGED),
+            Sense::attention(asc::POWER_ON_OCCURRED),
+            Sense::illegal(asc::LBA_OUT_OF_RANGE),
+        ] {
+            assert!(!is_doubtful(Some(&sense)), "{sense:?}");
+        }
+        assert!(!is_doubtful(None));
+    }
 }

@@ -1,9 +1,10 @@
 //! `iscsi-initiator`: units of iSCSI targets as bdevs.
 //!
-//! - [`bdev`] is a unit on the bus. `channel` is one thread's way to it: a session of its own, the I/O outstanding, and the I/O that
-//!   waits. `command` turns I/O into commands and judges how they ended.
-//! - [`session`] is the protocol after the login, without a socket, and `outbox` what it has to send. `login` connects and logs in. `probe` asks a target what the unit is.
-//! - `disk` is what all threads share of a unit. [`rpc`] has the methods, `app` the disks.
+//! - [`bdev`] is a unit on the bus. `channel` has one thread's session with the unit, and its I/O. `command` turns I/O into commands
+//!   and judges their results.
+//! - [`session`] is the protocol after the login, without a socket. `outbox` has the bytes that a session must send. `login` connects
+//!   and logs in. `probe` asks a target what the unit is.
+//! - `disk` is a unit as all threads share it. `url` parses the address of a unit. [`rpc`] has the methods, and `app` has the disks.
 //!
 //! `docs/iscsi-initiator.md` says who owns what, and what can fail.
 #![forbid(unsafe_code)]
@@ -20,8 +21,8 @@ pub mod rpc;
 pub mod session;
 mod url;
 
-use drivebay_sdk::bdev as bus;
 use drivebay_sdk::prelude::*;
+use drivebay_sdk::{Stopping, bdev as bus};
 
 plugin! {
     name: "iscsi-initiator",
@@ -39,6 +40,10 @@ fn start(app: &App) -> Result<()> {
     rpc::register(app)
 }
 
-fn stop(_: &App, stopping: drivebay_sdk::Stopping) {
-    app::delete_all(move || drop(stopping));
+fn stop(_: &App, stopping: Stopping) {
+    stopping.after("iscsi-initiator stop", async {
+        if let Ok(known) = app::get() {
+            known.delete_all().await;
+        }
+    });
 }

@@ -13,17 +13,17 @@ use drivebay_spec_iscsi::{BHS_LEN, Header, Opcode, pad_len, text};
 use crate::disk::Place;
 use crate::session::{Payload, SEGMENT_LEN, Session};
 
-/// How long a login may take when the operator gives no limit.
+/// Time limit of a login when the operator sets none.
 const LIMIT: Duration = Duration::from_secs(30);
 /// Most exchanges of a login.
 const ROUNDS_MAX: usize = 16;
 /// CmdSN of the login.
 const CMD_SN: u32 = 1;
 
-/// Logs in; a session of `isid` that the target still has ends.
+/// Logs in. The target ends an earlier session with the same `isid`.
 ///
 /// # Errors
-/// What the system or the target says, with the portal.
+/// The error of the system or the target, with the unit's address.
 pub(crate) async fn login<R: Payload>(
     place: &Place,
     isid: [u8; 6],
@@ -74,7 +74,7 @@ struct Exchange {
     agreed: Agreed,
 }
 
-/// What this end wants. Digests are the target's choice.
+/// What the initiator wants. The target decides on digests.
 fn offer() -> Offer {
     let wanted = Agreed {
         header_digest: true,
@@ -112,7 +112,7 @@ impl Exchange {
         Ok(())
     }
 
-    /// Operational negotiation; the last response.
+    /// Negotiates the operational keys. Returns the last response.
     async fn operational(&mut self, mut keys: Vec<u8>) -> Result<LoginResponse> {
         let wanted = offer().wanted;
         for (name, value) in [
@@ -142,7 +142,7 @@ impl Exchange {
             }
             keys.clear();
         }
-        Err(failed("the target does not come to an end"))
+        Err(failed("the target does not finish the login"))
     }
 
     fn agree(&mut self, answer: &[u8]) -> Result<()> {
@@ -158,7 +158,7 @@ impl Exchange {
         Ok(())
     }
 
-    /// Sends text, and gives the last response with all of its text.
+    /// Sends text. Returns the last response, with the text of all responses.
     async fn turn(
         &mut self,
         stage: Stage,
@@ -176,7 +176,7 @@ impl Exchange {
             }
             text = &[];
         }
-        Err(failed("the target's text does not come to an end"))
+        Err(failed("the target's text does not end"))
     }
 
     async fn send(&mut self, flags: u8, text: &[u8]) -> Result<()> {
@@ -196,7 +196,7 @@ impl Exchange {
         let len = usize::try_from(header.data_len).unwrap_or(usize::MAX);
         let is_login = header.kind() == Some(Opcode::LoginResponse) && header.ahs_len == 0;
         if !is_login || text.len().saturating_add(len) > text::LEN_MAX {
-            return Err(failed("the target does not answer as a target does"));
+            return Err(failed("the answer is no login response, or its text is too long"));
         }
         let mut data = vec![0; len + pad_len(len)];
         self.stream.read_exact(&mut data).await?;

@@ -1,13 +1,15 @@
-//! The bytes that a session has to send: PDUs with their padding and digests. RFC 7143, section 11.2.
+//! The bytes that a session must send: PDUs with their padding and digests. RFC 7143, section 11.2.
 
 use drivebay_spec_iscsi::{BHS_LEN, digest, pad_len};
 
-/// Bytes to send. The memory stays for the next PDUs.
+/// Bytes to send. It keeps its memory for the next PDUs.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     bytes: Vec<u8>,
-    /// The bytes before were sent.
+    /// The bytes before this index were sent.
     start: usize,
+    /// Number of bytes sent in total.
+    total: u64,
 }
 
 impl Outbox {
@@ -20,20 +22,32 @@ impl Outbox {
         self.bytes.get(self.start..).unwrap_or_default()
     }
 
-    /// `len` of these bytes were sent.
+    /// Where the bytes that were not sent yet start, counted from the first byte of the session.
+    pub(crate) fn start(&self) -> u64 {
+        self.total
+    }
+
+    /// Where they end.
+    pub(crate) fn end(&self) -> u64 {
+        self.total + self.rest().len() as u64
+    }
+
+    /// Reports that the first `len` bytes of [`rest`](Self::rest) were sent.
     pub(crate) fn sent(&mut self, len: usize) {
-        self.start = (self.start + len).min(self.bytes.len());
+        let len = len.min(self.rest().len());
+        self.total += len as u64;
+        self.start += len;
         if self.is_empty() {
             self.bytes.clear();
             self.start = 0;
         } else if self.start > self.bytes.len() / 2 {
-            // No byte moves more often than one other byte was sent.
+            // Each byte that moves is paid for by a byte that was sent.
             self.bytes.drain(..self.start);
             self.start = 0;
         }
     }
 
-    /// Appends a PDU. `fill` appends its data. `has_digests`: whether headers, and data, have digests.
+    /// Appends a PDU. `fill` appends its data. `has_digests`: whether headers have digests, and whether data has.
     pub(crate) fn push(
         &mut self,
         bhs: &[u8; BHS_LEN],
@@ -71,8 +85,9 @@ mod tests {
             outbox.sent(len);
         }
         sent.extend(outbox.rest());
-        outbox.sent(usize::MAX >> 1);
+        outbox.sent(usize::MAX);
         assert!(outbox.is_empty());
+        assert_eq!((outbox.start(), outbox.end()), (50 * 56, 50 * 56));
         let wanted: Vec<u8> = (0..50)
             .flat_map(|byte| [[byte; BHS_LEN].as_slice(), &[byte; 5], &[0; 3]].concat())
             .collect();

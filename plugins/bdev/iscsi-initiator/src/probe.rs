@@ -1,4 +1,4 @@
-//! Asks a target what a unit is: identity, size and limits. `[app thread]`
+//! Asks a target what a unit is: identity, size and limits. `[any lightweight thread]`
 
 use std::time::Duration;
 
@@ -9,25 +9,25 @@ use drivebay_spec_iscsi::{BHS_LEN, DIGEST_LEN, Header, pad_len};
 use drivebay_spec_scsi::CDB_LEN;
 use drivebay_spec_scsi::capacity::Capacity;
 use drivebay_spec_scsi::inquiry::{DISK, page};
-use drivebay_spec_scsi::sense::{Key, Sense};
+use drivebay_spec_scsi::sense::{Key, Sense, asc};
 
 use crate::disk::Place;
 use crate::login::login;
 use crate::session::{Done, Payload, Session, Transfer};
 
-/// How many times a command is sent that ends with a unit attention or BUSY.
+/// Most attempts of a command that ends with a unit attention or BUSY.
 const TRIES: usize = 16;
-/// How long to wait before a busy unit is asked again.
+/// Pause before the next attempt with a busy unit.
 const BUSY_DELAY: Duration = Duration::from_millis(100);
-/// How long the questions may take when the operator gives no limit.
+/// Time limit of the questions when the operator sets none.
 const LIMIT: Duration = Duration::from_secs(30);
-/// Longest answer that is asked for, in bytes.
+/// Longest answer that the plugin asks for, in bytes.
 const ANSWER_LEN: u16 = 4096;
 
-/// A unit.
+/// Properties of a unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Unit {
-    /// Its designators (page 83h). They are compared at every connection.
+    /// Its designators (page 83h). The plugin compares them at every login.
     pub(crate) identity: Vec<u8>,
     pub(crate) num_blocks: u64,
     pub(crate) block_size: u32,
@@ -37,6 +37,14 @@ pub(crate) struct Unit {
     pub(crate) unmap_max: u32,
     pub(crate) has_write_cache: bool,
     pub(crate) is_read_only: bool,
+}
+
+impl Unit {
+    /// Whether a unit with these designators (page 83h) and this block size is this unit.
+    pub(crate) fn is(&self, identity: &[u8], block_size: u32) -> bool {
+        unit_designators(identity) == unit_designators(&self.identity)
+            && block_size == self.block_size
+    }
 }
 
 impl Payload for Vec<u8> {
@@ -54,10 +62,10 @@ impl Payload for Vec<u8> {
     }
 }
 
-/// Logs in, asks, and leaves.
+/// Logs in, asks, and disconnects.
 ///
 /// # Errors
-/// What the login or a command says; `EINVAL` for a unit that cannot be a bdev.
+/// The errors of [`login`] and of commands; `EINVAL` for a unit that cannot be a bdev.
 pub(crate) async fn probe(place: &Place, isid: [u8; 6]) -> Result<Unit> {
     let (stream, session) = login(place, isid).await?;
     let mut talk = Talk { stream, session };
@@ -67,7 +75,7 @@ pub(crate) async fn probe(place: &Place, isid: [u8; 6]) -> Result<Unit> {
         .unwrap_or_else(|elapsed| Err(elapsed.into()))
 }
 
-/// Logs in for I/O. The unit must be the one that the bdev was made for; its size may be another one.
+/// Logs in for I/O, and checks that the unit is `expected`. Returns its current number of blocks too.
 ///
 /// # Errors
 /// As [`probe`]; `ENODEV` for another unit.
@@ -86,9 +94,7 @@ pub(crate) async fn connect<R: Payload>(
     let limit = place.timeout.unwrap_or(LIMIT);
     let looked = task::timeout(limit, looking).await.unwrap_or_else(|elapsed| Err(elapsed.into()));
     let (identity, capacity) = looked?;
-    if unit_designators(&identity) != unit_designators(&expected.identity)
-        || capacity.block_len != expected.block_size
-    {
+    if !expected.is(&identity, capacity.block_len) {
         let why = format!("{:?}: it is not the unit that it was", place.url);
         return Err(Error::new(errno::ENODEV, why));
     }
@@ -96,7 +102,7 @@ pub(crate) async fn connect<R: Payload>(
     Ok((stream, session.with_payload(), capacity.last_lba.saturating_add(1)))
 }
 
-/// The designators of the unit itself; those of the port differ from portal to portal.
+/// The designators of the unit itself. Those of the port differ between portals.
 fn unit_designators(page: &[u8]) -> Vec<&[u8]> {
     let mut all = Vec::new();
     let mut rest = page;
@@ -126,6 +132,11 @@ impl Talk {
             _ => return Err(refused("is no disk")),
         }
         let identity = self.page(page::DEVICE_IDENTIFICATION).await?;
+        if unit_designators(&identity).is_empty() {
+            let why =
+                "has no designator (page 83h), so the plugin could not tell it from another unit";
+            return Err(refused(why));
+        }
         let capacity = self.capacity().await?;
         let supported = optional(self.inquiry(1, page::SUPPORTED).await)?;
         let has = |code: u8| supported.get(4..).is_some_and(|pages| pages.contains(&code));
@@ -148,7 +159,7 @@ impl Talk {
             block_size,
             transfer_max: u32_at(&limits, 4),
             unmap_max: if can_unmap { u32_at(&limits, 16) } else { 0 },
-            has_write_cache: mode.get(6).is_some_and(|flags| flags & 4 != 0),
+            has_write_cache: has_write_cache(&mode),
             is_read_only: mode.get(2).is_some_and(|flags| flags & 0x80 != 0),
         })
     }
@@ -184,7 +195,7 @@ impl Talk {
         self.command(&[0x1a, 0x08, 0x08, 0, 0xff, 0], 0xff).await
     }
 
-    /// A command that reads at most `len` bytes.
+    /// Sends a command that reads at most `len` bytes.
     async fn command(&mut self, cdb: &[u8], len: u32) -> Result<Vec<u8>> {
         let mut whole = [0; CDB_LEN];
         whole.iter_mut().zip(cdb).for_each(|(place, byte)| *place = *byte);
@@ -195,6 +206,9 @@ impl Talk {
                 (0x02, Some(Sense { key: Key::UnitAttention, .. })) => {}
                 (0x02, Some(Sense { key: Key::NotReady, .. })) | (0x08 | 0x28, _) => {
                     task::sleep(BUSY_DELAY).await;
+                }
+                (0x02, Some(Sense { asc: asc::LOGICAL_UNIT_NOT_SUPPORTED, .. })) => {
+                    return Err(Error::new(errno::EINVAL, "the unit does not exist"));
                 }
                 (0x02, Some(Sense { key: Key::IllegalRequest, .. })) => {
                     let why = format!("the unit does not support command {:#04x}", whole[0]);
@@ -213,7 +227,7 @@ impl Talk {
     async fn once(&mut self, cdb: [u8; CDB_LEN], len: u32) -> Result<Done<Vec<u8>>> {
         let memory = vec![0; usize::try_from(len).unwrap_or(0)];
         if self.session.submit(cdb, Transfer::In(len), memory).is_err() {
-            return Err(Error::new(errno::EBUSY, "the target takes no command"));
+            return Err(Error::new(errno::EBUSY, "the target accepts no commands"));
         }
         loop {
             let bytes = self.session.output().to_vec();
@@ -226,7 +240,7 @@ impl Talk {
         }
     }
 
-    /// Reads one PDU; digests, if there are some, are in the last piece.
+    /// Reads one PDU with its digests.
     async fn receive_pdu(&mut self) -> Result<()> {
         let mut bhs = [0; BHS_LEN];
         self.stream.read_exact(&mut bhs).await?;
@@ -264,12 +278,20 @@ impl Talk {
     }
 }
 
-/// Nothing instead of an answer that the unit does not have. Other errors stay errors.
+/// Turns the error of a command that the unit does not support into an empty answer.
 fn optional(answer: Result<Vec<u8>>) -> Result<Vec<u8>> {
     match answer {
         Err(error) if error.errno() == errno::EOPNOTSUPP => Ok(Vec::new()),
         answer => answer,
     }
+}
+
+/// Whether the unit has a volatile write cache, from the data of MODE SENSE (6): WCE of the caching page. Without that page, Linux
+/// assumes none too. SPC-4, section 7.5.5; SBC-3, section 6.4.5.
+fn has_write_cache(mode: &[u8]) -> bool {
+    let descriptors_len = mode.get(3).copied().map_or(0, usize::from);
+    let page = mode.get(4 + descriptors_len..).unwrap_or_default();
+    matches!(*page, [code, _, flags, ..] if code & 0x3f == 0x08 && flags & 0x04 != 0)
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -280,6 +302,17 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_write_cache_is_found_behind_block_descriptors_and_in_no_other_page() {
+        let page = [0x88, 0x12, 0x04, 0];
+        assert!(has_write_cache(&[[23, 0, 0, 0].as_slice(), &page].concat()));
+        assert!(has_write_cache(&[[31, 0, 0, 8].as_slice(), &[0; 8], &page].concat()));
+        assert!(!has_write_cache(&[23, 0, 0, 0, 0x88, 0x12, 0, 0]));
+        assert!(!has_write_cache(&[23, 0, 0, 0, 0x0a, 0x0a, 0x04, 0]));
+        assert!(!has_write_cache(&[3, 0, 0, 200]));
+        assert!(!has_write_cache(&[]));
+    }
 
     #[test]
     fn only_the_designators_of_the_unit_itself_tell_which_unit_it_is() {

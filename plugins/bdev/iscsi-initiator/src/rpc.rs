@@ -1,13 +1,13 @@
-//! The methods: names, parameters and results of the reference.
+//! The methods, with SPDK's names, parameters and results.
 
 use drivebay_sdk::notify::Config;
 use drivebay_sdk::prelude::*;
-use drivebay_sdk::rpc::{Call, Method, State};
+use drivebay_sdk::rpc::{Method, State};
 use drivebay_sdk::serde_json::json;
 
 use crate::app;
 
-/// JSON-RPC: the parameters are wrong.
+/// JSON-RPC's code for invalid parameters.
 const INVALID_PARAMS: i64 = -32602;
 
 params! {
@@ -57,7 +57,7 @@ pub(crate) fn register(app: &App) -> Result<()> {
                 .error(-110, "timed_out", "The target did not answer within `timeout_sec`.")
         })
         .register(app)?;
-    Method::new("bdev_iscsi_delete", "Deletes an iSCSI bdev.", delete)
+    Method::task("bdev_iscsi_delete", "Deletes an iSCSI bdev.", delete)
         .describe(|method| {
             method.result("true").error(-19, "no_such_device", "No iSCSI bdev has that name.")
         })
@@ -75,19 +75,9 @@ async fn create(_: &App, params: Create) -> Result<String> {
     known.create(params.name, params.initiator_iqn, params.url).await
 }
 
-fn delete(_: &App, call: Call, params: Delete) {
-    let call = std::rc::Rc::new(std::cell::Cell::new(Some(call)));
-    let later = std::rc::Rc::clone(&call);
-    let done = move |gone: Result<()>| {
-        if let Some(call) = later.take() {
-            call.answer(gone.map(|()| true));
-        }
-    };
-    if let Err(error) = app::get().and_then(|known| known.delete(&params.name, done))
-        && let Some(call) = call.take()
-    {
-        call.fail(error);
-    }
+async fn delete(_: &App, params: Delete) -> Result<bool> {
+    app::get()?.delete(&params.name).await?;
+    Ok(true)
 }
 
 fn set_options(_: &App, params: SetOptions) -> Result<bool> {

@@ -1,4 +1,4 @@
-//! A session in full feature phase, without a socket: commands go in, bytes come out and go in, and commands come out done.
+//! A session in full feature phase, without a socket. It turns commands into bytes to send, and received bytes into finished commands.
 //! RFC 7143; one connection, error recovery level 0, so any fault ends the session.
 
 use drivebay_spec_iscsi::inbox::{Broken, Framing, Inbox};
@@ -15,39 +15,39 @@ use crate::outbox::Outbox;
 /// Most commands outstanding.
 const TASKS_MAX: usize = 128;
 /// Most answers to the target's pings that wait for the socket.
-const PINGS_MAX: u32 = 64;
+const PINGS_MAX: usize = 64;
 /// Longest data of a PDU that the target may send, in bytes.
 pub const SEGMENT_LEN: u32 = 256 << 10;
 
 /// The memory of a command's data.
 pub trait Payload {
-    /// Takes data that came, from `offset` on.
+    /// Stores received data, from `offset` on.
     fn take_data(&mut self, offset: u32, bytes: &[u8]);
     /// Appends the `len` bytes from `offset` on to `out`.
     fn give_data(&self, offset: u32, len: u32, out: &mut Vec<u8>);
 }
 
-/// Which way a command's data goes, and its length in bytes.
+/// The direction of a command's data, and its length in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transfer {
-    /// There is none.
+    /// No data.
     None,
-    /// To this end.
+    /// To this end, the initiator.
     In(u32),
     /// To the target.
     Out(u32),
 }
 
-/// A command that is done.
+/// A finished command.
 #[derive(Debug)]
 pub struct Done<R> {
-    /// What was submitted.
+    /// The submitted request.
     pub request: R,
     /// SCSI status.
     pub status: u8,
     /// Sense data, if there is some.
     pub sense: Option<Sense>,
-    /// Whether all of the data was moved.
+    /// Whether all of the data was transferred.
     pub is_whole: bool,
 }
 
@@ -56,11 +56,11 @@ pub struct Done<R> {
 pub enum Fault {
     /// Bytes that are no PDU, or a wrong digest.
     Broken(Broken),
-    /// A PDU that must not come now.
+    /// A PDU, with this opcode, that the target must not send now.
     Unexpected(u8),
     /// Data, or a request for data, that is outside of its command or out of order.
     OutOfBounds,
-    /// The target pings, and does not take the answers.
+    /// The target sends pings, but does not read the answers.
     Flood,
     /// The target rejected a PDU, for this reason.
     Rejected(u8),
@@ -78,7 +78,7 @@ impl fmt::Display for Fault {
             Self::OutOfBounds => {
                 f.write_str("the target moved data outside of a command or out of order")
             }
-            Self::Flood => f.write_str("the target pings, and does not take the answers"),
+            Self::Flood => f.write_str("the target sends pings, but does not read the answers"),
             Self::Rejected(reason) => write!(f, "the target rejected a PDU, reason {reason}"),
             Self::Ended(event) => write!(f, "the target ends the session, event {event}"),
         }
@@ -89,7 +89,7 @@ impl fmt::Display for Fault {
 struct Task<R> {
     request: R,
     transfer: Transfer,
-    /// Bytes that came or went. DataPDUInOrder and DataSequenceInOrder are Yes, so the next ones follow them.
+    /// Number of bytes received, or queued to be sent. DataPDUInOrder and DataSequenceInOrder are Yes, so the next bytes follow them.
     moved: u32,
 }
 
@@ -101,8 +101,8 @@ pub struct Session<R> {
     framing: Framing,
     inbox: Inbox,
     outbox: Outbox,
-    /// Answers to pings since the outbox was empty.
-    pings: u32,
+    /// Where each answer to a ping that was not sent yet ends in the outbox: [`Outbox::end`].
+    pings: VecDeque<u64>,
     cmd_sn: u32,
     max_cmd_sn: u32,
     exp_stat_sn: u32,
@@ -127,7 +127,7 @@ impl<R: Payload> Session<R> {
             framing,
             inbox: Inbox::default(),
             outbox: Outbox::default(),
-            pings: 0,
+            pings: VecDeque::new(),
             cmd_sn,
             max_cmd_sn,
             exp_stat_sn,
@@ -165,15 +165,15 @@ impl<R: Payload> Session<R> {
         (self.agreed.header_digest, self.agreed.data_digest)
     }
 
-    /// The requests of the commands that are outstanding.
+    /// The requests of all outstanding commands.
     pub fn requests_mut(&mut self) -> impl Iterator<Item = &mut R> {
         self.tasks.iter_mut().flatten().map(|task| &mut task.request)
     }
 
-    /// Sends a command.
+    /// Queues a command to be sent.
     ///
     /// # Errors
-    /// Returns the request when it has to wait: the target takes no more commands now.
+    /// Returns the request when it must wait, because the target accepts no more commands now.
     pub fn submit(&mut self, cdb: [u8; CDB_LEN], transfer: Transfer, request: R) -> Result<(), R> {
         let is_full = self.free.is_empty() && self.tasks.len() == TASKS_MAX;
         if is_full || is_before(self.max_cmd_sn, self.cmd_sn) {
@@ -214,7 +214,7 @@ impl<R: Payload> Session<R> {
         Ok(())
     }
 
-    /// Asks whether the target is there; it answers with a PDU.
+    /// Queues a ping. A live target answers it with a PDU.
     pub fn ping(&mut self) {
         let ping = pdu::NopOut {
             flags: FINAL,
@@ -228,26 +228,27 @@ impl<R: Payload> Session<R> {
         self.outbox.push(&ping.encode_immediate(0), has_digests, |_| {});
     }
 
-    /// Bytes to send.
+    /// The bytes to send.
     #[must_use]
     pub fn output(&self) -> &[u8] {
         self.outbox.rest()
     }
 
-    /// That many of them were sent.
+    /// Reports that the first `len` bytes of [`output`](Self::output) were sent.
     pub fn sent(&mut self, len: usize) {
         self.outbox.sent(len);
-        if self.outbox.is_empty() {
-            self.pings = 0;
+        let start = self.outbox.start();
+        while self.pings.front().is_some_and(|end| *end <= start) {
+            self.pings.pop_front();
         }
     }
 
-    /// Where the next bytes go.
+    /// Returns the room for the next received bytes.
     pub fn room(&mut self) -> &mut [u8] {
         self.inbox.room()
     }
 
-    /// `len` bytes came into [`room`](Self::room).
+    /// Reports that `len` bytes were written to [`room`](Self::room), and handles the PDUs that are whole now.
     ///
     /// # Errors
     /// The session is over.
@@ -259,12 +260,12 @@ impl<R: Payload> Session<R> {
         worked
     }
 
-    /// The next command that is done.
+    /// Returns the next finished command.
     pub fn done(&mut self) -> Option<Done<R>> {
         self.done.pop_front()
     }
 
-    /// The requests of all commands that are outstanding; the session is over.
+    /// Ends the session. Returns the requests of all outstanding commands.
     pub fn into_requests(self) -> impl Iterator<Item = R> {
         self.tasks.into_iter().flatten().map(|task| task.request)
     }
@@ -285,7 +286,7 @@ impl<R: Payload> Session<R> {
                     if message.event != 0 {
                         return Err(Fault::Ended(message.event));
                     }
-                    // Sense data of the unit: its next command tells the same.
+                    // Sense data of the unit. The unit reports it with its next command too.
                     self.status_came(message.stat_sn, message.exp_cmd_sn, message.max_cmd_sn);
                 }
                 Opcode::Reject => {
@@ -352,16 +353,16 @@ impl<R: Payload> Session<R> {
     fn end(&mut self, itt: u32, status: u8, sense: Option<Sense>, is_whole: bool) {
         let Some(task) = self.tasks.get_mut(index(itt)).and_then(Option::take) else { return };
         self.free.push(itt);
-        // A target that says GOOD has sent all that was read.
+        // With GOOD, the target must have sent all data of a read, and asked for all data of a write.
         let has_all = match task.transfer {
-            Transfer::In(len) => task.moved >= len,
-            Transfer::None | Transfer::Out(_) => true,
+            Transfer::In(len) | Transfer::Out(len) => task.moved >= len,
+            Transfer::None => true,
         };
         let Task { request, .. } = task;
         self.done.push_back(Done { request, status, sense, is_whole: is_whole && has_all });
     }
 
-    /// The target asks for data: it goes out at once, in PDUs of at most the length that the target takes.
+    /// Queues the data that the target asks for, in PDUs of at most the target's MaxRecvDataSegmentLength.
     fn r2t(&mut self, r2t: &R2t) -> Result<(), Fault> {
         self.window(r2t.exp_cmd_sn, r2t.max_cmd_sn);
         let (segment, burst) = (self.agreed.peer_segment_len, self.agreed.max_burst_len);
@@ -397,8 +398,7 @@ impl<R: Payload> Session<R> {
         if pdu.ttt == NO_TAG {
             return Ok(());
         }
-        self.pings += 1;
-        if self.pings > PINGS_MAX {
+        if self.pings.len() >= PINGS_MAX {
             return Err(Fault::Flood);
         }
         let answer = pdu::NopOut {
@@ -411,13 +411,14 @@ impl<R: Payload> Session<R> {
         };
         let has_digests = self.digests();
         self.outbox.push(&answer.encode_immediate(0), has_digests, |_| {});
+        self.pings.push_back(self.outbox.end());
         Ok(())
     }
 }
 
-/// The task tag of pings; commands have small ones.
+/// The task tag of pings. The tags of commands are smaller than [`TASKS_MAX`].
 const PING_TAG: u32 = 0x8000_0000;
-/// A status that no target sends: the command was not executed.
+/// The status of a command that the target did not execute. No target sends this value.
 pub const TARGET_FAILURE: u8 = 0xff;
 
 fn index(itt: u32) -> usize {
@@ -553,6 +554,14 @@ mod tests {
     }
 
     #[test]
+    fn a_write_that_ends_good_before_the_target_asked_for_all_of_its_data_is_not_whole() {
+        let mut session = session();
+        session.submit([0x2a; CDB_LEN], Transfer::Out(4096), vec![7; 4096]).unwrap();
+        come(&mut session, good(0), &[]).unwrap();
+        assert!(!session.done().unwrap().is_whole);
+    }
+
+    #[test]
     fn pings_are_answered_but_not_without_limit_and_a_logout_request_ends_the_session() {
         let mut session = session();
         let ping = pdu::NopIn { itt: NO_TAG, ttt: 5, ..pdu::NopIn::default() };
@@ -562,6 +571,9 @@ mod tests {
         for _ in 0..PINGS_MAX {
             come(&mut session, ping.encode(0), &[]).unwrap();
         }
+        // An answer that was sent makes room for another one, even if the outbox is never empty.
+        session.sent(BHS_LEN);
+        come(&mut session, ping.encode(0), &[]).unwrap();
         assert_eq!(come(&mut session, ping.encode(0), &[]), Err(Fault::Flood));
         let mut session = self::session();
         let message = pdu::AsyncMessage { event: 1, ..pdu::AsyncMessage::default() };

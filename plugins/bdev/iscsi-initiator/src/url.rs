@@ -1,12 +1,12 @@
-//! Where a unit is: `iscsi://[USER%SECRET@]HOST[:PORT]/TARGET/LUN`, as libiscsi writes it.
+//! The address of a unit: `iscsi://[USER%SECRET@]HOST[:PORT]/TARGET/LUN`, as libiscsi writes it.
 
 use drivebay_sdk::prelude::*;
 use drivebay_spec_iscsi::{PORT, name};
 
-/// Largest number of a unit.
+/// Largest LUN.
 const LUN_MAX: u16 = 0x3fff;
 
-/// A unit of a target.
+/// The address of a unit.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Url {
     /// Name or address of the target's host.
@@ -34,24 +34,28 @@ impl std::str::FromStr for Url {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        // The text may have a secret, so it is not repeated.
+        // The text may have a secret, so errors do not repeat it.
         let wrong = |allowed: &str| Error::invalid("url", "what was given", allowed);
         let form = "iscsi://[USER%SECRET@]HOST[:PORT]/TARGET/LUN";
         let rest = text.strip_prefix("iscsi://").ok_or_else(|| wrong(form))?;
-        let (rest, lun) = rest.rsplit_once('/').ok_or_else(|| wrong(form))?;
-        let (portal, target) = rest.split_once('/').ok_or_else(|| wrong(form))?;
-        let (chap, portal) = match portal.rsplit_once('@') {
-            Some((user, portal)) => {
+        // A secret may contain @ and /. Nothing after it contains @.
+        let (chap, rest) = match rest.rsplit_once('@') {
+            Some((user, rest)) => {
                 let (user, secret) =
                     user.split_once('%').ok_or_else(|| wrong("USER%SECRET before @"))?;
-                (Some((user.to_owned(), secret.to_owned())), portal)
+                (Some((user.to_owned(), secret.to_owned())), rest)
             }
-            None => (None, portal),
+            None => (None, rest),
         };
+        let (rest, lun) = rest.rsplit_once('/').ok_or_else(|| wrong(form))?;
+        let (portal, target) = rest.split_once('/').ok_or_else(|| wrong(form))?;
         let (host, port) = match portal.strip_prefix('[') {
             Some(rest) => {
                 let (host, port) = rest.split_once(']').ok_or_else(|| wrong("[ADDRESS]:PORT"))?;
-                (host, port.strip_prefix(':'))
+                match port.strip_prefix(':') {
+                    None if !port.is_empty() => return Err(wrong("[ADDRESS]:PORT")),
+                    port => (host, port),
+                }
             }
             None => match portal.rsplit_once(':') {
                 Some((host, port)) => (host, Some(port)),
@@ -59,10 +63,14 @@ impl std::str::FromStr for Url {
             },
         };
         let port = match port {
-            Some(port) => port.parse().map_err(|_| wrong("a port of 1 to 65535"))?,
+            Some(port) => {
+                let port = port.parse::<u16>().ok().filter(|port| *port > 0);
+                port.ok_or_else(|| wrong("a port of 1 to 65535"))?
+            }
             None => PORT,
         };
-        name::check(target).map_err(|allowed| Error::invalid("url: target", target, allowed))?;
+        name::check(target)
+            .map_err(|allowed| Error::invalid("url: target", "what was given", allowed))?;
         let lun = lun.parse().ok().filter(|lun| *lun <= LUN_MAX);
         let lun = lun.ok_or_else(|| wrong("a LUN of 0 to 16383"))?;
         if host.is_empty() {
@@ -85,6 +93,8 @@ mod tests {
         let url: Url = format!("iscsi://me%a@b:c@[::1]:3261/{TARGET}/7").parse().unwrap();
         assert_eq!((url.host.as_str(), url.port, url.lun), ("::1", 3261, 7));
         assert_eq!(url.chap, Some(("me".to_owned(), "a@b:c".to_owned())));
+        let other: Url = format!("iscsi://me%a/b@h/{TARGET}/7").parse().unwrap();
+        assert_eq!((other.host.as_str(), other.chap.unwrap().1), ("h", "a/b".to_owned()));
         assert_eq!(format!("{url:?}"), format!("[::1]:3261/{TARGET}/7"), "without the secret");
     }
 
@@ -97,12 +107,16 @@ mod tests {
             "iscsi://h/iqn.2016-06.io.spdk:disk1/16384",
             "iscsi://h/iqn.2016-06.io.spdk:disk1/-1",
             "iscsi://h:x/iqn.2016-06.io.spdk:disk1/0",
+            "iscsi://h:0/iqn.2016-06.io.spdk:disk1/0",
+            "iscsi://[::1]3260/iqn.2016-06.io.spdk:disk1/0",
+            "iscsi://me%my-secret@h/no name/0",
+            "iscsi://me%my-secret/h/iqn.2016-06.io.spdk:disk1/0",
             "iscsi:///iqn.2016-06.io.spdk:disk1/0",
             "iscsi://h/no name/0",
             "iscsi://secret@h/iqn.2016-06.io.spdk:disk1/0",
         ] {
             let error = text.parse::<Url>().unwrap_err();
-            assert!(!error.message().contains("secret@"), "{text}");
+            assert!(!error.message().contains("secret"), "{text}: {error}");
         }
     }
 }

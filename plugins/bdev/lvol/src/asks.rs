@@ -27,7 +27,7 @@ type Wanted = BTreeMap<u32, Vec<Resident<ThreadState>>>;
 /// What a channel waits for at one cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ask {
-    /// The end of a change in progress.
+    /// Waits for the end of a change in progress.
     Settled,
     /// The allocation of the cluster to the volume.
     Cluster,

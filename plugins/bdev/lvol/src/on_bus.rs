@@ -33,7 +33,7 @@ impl LvStore {
             let is_good = self.store.volume(id).is_ok_and(|info| info.faults.is_empty());
             if is_good && let Err(error) = self.publish(id) {
                 let why = error.to_string();
-                // Each new bdev leads here, so the same error is logged only once.
+                // Log the same error only once, because every new bdev leads to another attempt.
                 if why != known {
                     warn!("blob {id} of store {}: {why}", self.uuid);
                 }

@@ -265,7 +265,7 @@ impl ThreadState {
         ask: Ask,
         add: impl FnOnce(&mut Waiting),
     ) {
-        // No volume has more clusters.
+        // The number fits, because no volume has more than `u32::MAX` clusters.
         let index = u32::try_from(index).unwrap_or(u32::MAX);
         let mut waiting = self.waiting.borrow_mut();
         let is_first = !waiting.contains_key(&index);

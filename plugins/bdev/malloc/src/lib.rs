@@ -64,7 +64,7 @@ impl Bdev for Malloc {
     fn describe(&self, registration: &mut Registration) {
         self.disk.describe(registration);
         registration.optimal_boundary = self.boundary;
-        registration.must_flags = IoFlags::FUA; // A write to RAM is at once as durable as it can be.
+        registration.must_flags = IoFlags::FUA; // RAM needs no flush: a write is complete at once, and no later step makes it more durable.
     }
 
     fn open_channel(&self) -> Result<Zeroing> {
@@ -82,7 +82,7 @@ impl Bdev for Malloc {
                 self.memory.zero(range)
             }
             Op::Compare(range) => self.memory.compare(range, io.buffers()),
-            Op::Flush => Status::SUCCESS, // RAM has no cache below it.
+            Op::Flush => Status::SUCCESS, // RAM has no write cache, so FUA needs no extra work.
             Op::Abort(target) => zeroing.abort(target),
             _ => Status::NOT_SUPPORTED,
         };

@@ -69,7 +69,7 @@ impl Bdev for Null {
     fn describe(&self, registration: &mut Registration) {
         self.disk.describe(registration);
         registration.keeps_no_data = true;
-        registration.must_flags = IoFlags::FUA; // Without data, every write is durable at once.
+        registration.must_flags = IoFlags::FUA; // The disk keeps no data, so FUA needs no extra work.
     }
 
     fn open_channel(&self) -> Result<()> {

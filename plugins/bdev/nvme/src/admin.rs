@@ -34,7 +34,7 @@ pub(crate) enum Data {
     In(u32),
     /// These bytes to the controller, less than 4 GiB.
     Out(Vec<u8>),
-    /// The memory of a queue that the command makes: where the controller sees it. PCIe only.
+    /// The address for the controller of the memory of a queue that the command creates. PCIe only.
     Queue(u64),
 }
 
@@ -105,7 +105,7 @@ impl Wire for Request {
 #[derive(Debug)]
 pub(crate) struct Admin {
     served: Rc<Served>,
-    /// The controller's path, which has the errors to inject.
+    /// The controller's path. It holds the errors that an operator injected.
     path: OnceCell<Arc<Path>>,
     _poller: Poller,
 }
@@ -118,7 +118,7 @@ struct Served {
     timeouts: Timeouts,
 }
 
-/// What the queue is on.
+/// The transport of the queue.
 #[derive(Debug)]
 enum Link {
     Socket { sockets: Sockets<Qpair<Request>>, key: usize },
@@ -152,7 +152,7 @@ impl Admin {
         Ok(Self { served, path: OnceCell::new(), _poller: poller })
     }
 
-    /// Has commands end with the errors that were injected into the controller.
+    /// Ends commands with the errors that an operator injected into the controller.
     pub(crate) fn inject(&self, path: &Arc<Path>) {
         self.path.get_or_init(|| Arc::clone(path));
     }
@@ -185,7 +185,7 @@ impl Admin {
             task::select(task::sleep(delay), self.lost()).await;
             return Ok(Answer { completion: Completion::new(0, status), data: Vec::new() });
         }
-        // A ring keeps its commands after it is lost, so their callers do not wait for answers.
+        // After the loss of a ring, its commands stay in the ring, so this function must not wait for the answer.
         let answer = task::select(self.begin(what, command, data)?, self.lost()).await;
         let Either::Left(Ok(mut answer)) = answer else { return Err(self.why(what)) };
         if let Some(status) = injections.and_then(|errors| errors.after(opcode)) {

@@ -94,7 +94,7 @@ impl Known {
         uuid.map_or(self.host_id, |uuid: Uuid| uuid.0)
     }
 
-    /// Remembers the admin queue that makes and deletes the I/O queues of a function.
+    /// Records the admin queue that creates and deletes the I/O queues of a PCI function.
     pub(crate) fn remember_admin(&self, function: &Function, admin: &Rc<Admin>) {
         let mut admins = self.admins.borrow_mut();
         admins.retain(|_, admin| admin.strong_count() > 0);

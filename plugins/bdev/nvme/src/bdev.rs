@@ -1,6 +1,5 @@
 //! A namespace on the bus.
 
-use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -111,7 +110,7 @@ pub(crate) struct Shared {
     pub(crate) enable_flush: bool,
     /// How long a command may take; `None` = forever.
     pub(crate) timeout: Option<Duration>,
-    /// Whether its controllers are on PCIe.
+    /// Whether the bdev's controllers are on PCIe. Then its channels use rings instead of sockets.
     pub(crate) is_pci: bool,
     /// Whether I/O is counted for each path.
     pub(crate) counts_paths: bool,
@@ -163,13 +162,8 @@ impl Bdev for NvmeBdev {
         .with(OpSet::WRITE_ZEROES)
         .with(OpSet::COMPARE);
     const PRODUCT: &'static str = "NVMe disk";
-    const BURSTS: bool = true;
-    const POLLS: bool = true;
-    const SLEEPS: bool = true;
 
-    fn create(_: &App, _: NoParams) -> Result<Self> {
-        Err(Error::new(errno::EOPNOTSUPP, "bdev_nvme_attach_controller makes these bdevs"))
-    }
+    channel_does_io!();
 
     fn name(&self) -> &str {
         &self.name
@@ -218,26 +212,6 @@ impl Bdev for NvmeBdev {
             counts_paths: self.shared.counts_paths,
         };
         Channel::open(namespace, Arc::clone(&self.shared.paths))
-    }
-
-    fn submit(&self, channel: &mut Channel, io: BdevIo) {
-        channel.submit(io);
-    }
-
-    fn flush(&self, channel: &mut Channel) {
-        channel.flush();
-    }
-
-    fn poll(&self, channel: &mut Channel) -> bool {
-        channel.poll()
-    }
-
-    fn prepare_sleep(&self, channel: &mut Channel) -> bool {
-        channel.prepare_sleep()
-    }
-
-    fn wake_fd(&self, channel: &Channel) -> Option<RawFd> {
-        Some(channel.wake_fd())
     }
 
     fn driver_specific(&self) -> Map<String, Value> {

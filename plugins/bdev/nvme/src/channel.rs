@@ -29,7 +29,7 @@ const PATH_DELAY_NS: u64 = 100_000_000;
 /// How long a write waits before it is sent again, after its target has closed the connection. Commands that still execute in the
 /// target have this long to end.
 pub(crate) const QUIET: Duration = Duration::from_secs(2);
-/// How long a command waits before it tries again to get a buffer of the pools, in nanoseconds.
+/// How long a command that got no pool buffer waits before the next try, in nanoseconds.
 const BUFFER_DELAY_NS: u64 = 200_000;
 /// How often a channel looks for commands that take too long.
 const WATCH_MIN: Duration = Duration::from_millis(1);
@@ -75,7 +75,7 @@ pub struct Channel {
     unproven: Vec<Unproven>,
     /// I/O to send again later, and when.
     delayed: Vec<(u64, Request)>,
-    /// I/O that an injected error keeps from being sent: when it ends, its leg, and the status that it ends with.
+    /// I/O that an injected error delays instead of sending it: when the I/O ends, its leg, and its status.
     injected: Vec<(u64, u64, Request, NvmeStatus)>,
     /// Commands that are done, and their legs.
     done: Vec<(u64, Completed<Request>)>,
@@ -88,10 +88,9 @@ pub struct Channel {
 struct Unproven {
     request: Request,
     leg: u64,
-    /// From this time on its target no longer executes it, provided that the target has closed the connection. On the host's clock, in
-    /// nanoseconds.
+    /// Once the target has closed the connection, it no longer executes this command after this time. On the host's clock, in nanoseconds.
     quiet_ns: u64,
-    /// From this time on no target can execute it, on the host's clock in nanoseconds; `u64::MAX` = not known yet.
+    /// No target can execute this command after this time, on the host's clock in nanoseconds; `u64::MAX` = not known yet.
     free_ns: u64,
 }
 
@@ -267,7 +266,7 @@ impl Channel {
     /// Sends, and receives what has arrived; true when a ring had completions.
     fn round(&mut self, receives: bool) -> bool {
         let Self { sockets, rings, done, lost, waiting, .. } = self;
-        // A stopped controller executes nothing, so the commands that it did not complete may be sent again at once.
+        // A stopped controller executes no command, so the channel sends the commands that it did not complete again at once.
         let has_completions =
             rings.as_mut().is_some_and(|rings| rings.round(receives, done, waiting));
         sockets.round(|key, stream, queue| {
@@ -338,14 +337,14 @@ impl Channel {
         let now = thread::now_ns();
         for (_, leg, request, status) in self.injected.extract_if(.., |(due_ns, ..)| *due_ns <= now)
         {
-            // All of the data, so that the length does not change how a read with this status is judged.
+            // Report the full length, because a short read would hide the injected status.
             let received = u32::try_from(request.io.buffers().len()).unwrap_or(u32::MAX);
             let completion = Completion::new(0, status);
             self.done.push((leg, Completed { request, completion, received }));
         }
     }
 
-    /// Counts an I/O that has succeeded for its path.
+    /// Counts a successful I/O for its path.
     fn count(&mut self, leg: u64, request: &Request) {
         let counts = self.legs.by_id(leg).and_then(|leg| leg.counts.as_ref());
         if let Some(counts) = counts {
@@ -362,8 +361,9 @@ impl Channel {
         self.choose();
     }
 
-    /// Sends a request that ended with a path error again, or fails it when it has had path errors for too long. Its command has ended,
-    /// so any kind of command may be sent again. `is_out`: its leg takes no commands now, so another leg gets it at once.
+    /// Sends a request that ended with a path error again, or fails it when it has had path errors for too long. The controller has ended
+    /// the command, so sending it again is safe for every opcode. `is_out`: the leg takes no commands now, so the request goes to another
+    /// leg at once.
     fn path_failed(&mut self, mut request: Request, result: IoResult, is_out: bool) {
         let now = thread::now_ns();
         if request.path_failed_ns == 0 {
@@ -516,8 +516,8 @@ impl Channel {
         self.choose();
     }
 
-    /// Fails the I/O of a leg that does not come back when only a new connection of that leg could prove that its target no longer
-    /// executes it.
+    /// Fails I/O of a leg that will not return. Only a new connection of that leg could prove that the target no longer executes the I/O,
+    /// so it cannot be sent on another leg.
     fn fail_unprovable(&mut self, id: u64) {
         let is_lost = |unproven: &mut Unproven| unproven.leg == id && unproven.free_ns == u64::MAX;
         let lost: Vec<Unproven> = self.unproven.extract_if(.., is_lost).collect();
@@ -545,7 +545,7 @@ impl Channel {
             let Some((_, queue)) = self.sockets.get_mut(key) else { continue };
             queue.qpair.iter().for_each(|(cid, request)| report(&queue.ticket, cid, request));
         }
-        // A ring that its leg no longer uses may have commands, too.
+        // Rings that no leg uses any more may have outstanding commands, too.
         let commands = self.rings.iter().flat_map(Rings::commands);
         commands.for_each(|(ticket, cid, request)| report(ticket, cid, request));
     }
@@ -579,8 +579,8 @@ impl Channel {
             Err(error) => leg.path.report_lost(generation, error.to_string()),
         }
         leg.absent = Absent::Wait;
-        // A target that answers Connect has closed the old connection. When only this queue was connected again, the controller's
-        // `quiet_ns` is from an earlier loss, so the request's own one counts too.
+        // A target that answers Connect has closed the old connection. If only this queue was connected again, the controller's `quiet_ns`
+        // is from an earlier loss, so the request's own time counts, too.
         let mut last_ns = 0;
         for unproven in self.unproven.iter_mut().filter(|unproven| unproven.leg == id) {
             let free_ns = quiet_ns.max(unproven.quiet_ns);
@@ -595,7 +595,7 @@ impl Channel {
     /// Closes the connections that were lost, and reports them.
     fn part(&mut self) {
         while let Some((key, why)) = self.lost.pop() {
-            // The last PDU tells the target what it did wrong.
+            // Send the last PDU, which reports to the target how it broke the protocol.
             let Some((stream, queue)) = self.sockets.get_mut(key) else { continue };
             let _ = link::send(stream, &mut queue.qpair);
             let (id, generation) = (queue.leg, queue.ticket.live().generation);
@@ -608,7 +608,7 @@ impl Channel {
         }
     }
 
-    /// Gives up a ring, and takes its commands back if its controller is stopped.
+    /// Stops using a ring. If its controller is stopped, takes back the commands that the controller did not complete.
     fn abandon(&mut self, key: usize) {
         if let Some(rings) = &mut self.rings {
             rings.abandon(key);

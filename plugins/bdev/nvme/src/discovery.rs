@@ -1,5 +1,5 @@
-//! Discovery services. The plugin stays connected to each, attaches the subsystems that its log names, and detaches those that leave it.
-//! `[app thread]`
+//! Discovery services. The plugin stays connected to each service. It attaches the subsystems that the service's log lists, and detaches
+//! them when they leave the log. `[app thread]`
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,7 +32,7 @@ const ENTRY_LEN: u32 = 1024;
 const _: () = assert!(
     ENTRY_LEN as usize == DiscoveryEntry::LEN && ENTRY_LEN as usize == DiscoveryHeader::LEN
 );
-/// How many times to read a log that changes while it is read.
+/// How often the plugin reads a log again that changes during the read.
 const READS_MAX: usize = 8;
 /// The time between two tries to connect.
 const DELAY: Duration = Duration::from_secs(2);
@@ -215,8 +215,8 @@ impl Discovery {
         name
     }
 
-    /// Forgets the names of subsystems that are no longer listed when there are many, so that a service whose list keeps changing does
-    /// not use more and more memory.
+    /// Forgets the names of unlisted subsystems once there are many of them. Otherwise a service whose list keeps changing would use more
+    /// and more memory.
     fn forget_names(&self, listed: &[Place]) {
         let mut names = self.names.borrow_mut();
         if names.len() as u64 > ENTRIES_MAX {

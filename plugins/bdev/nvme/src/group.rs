@@ -117,7 +117,7 @@ impl Group {
                 Some(disk) if namespace.differs_from(&disk.namespace).is_none() => {
                     disk.paths.add(path).and_then(|()| self.resize(disk, namespace))
                 }
-                // The controller has logged why it is not used.
+                // The log already says why the controller does not use the namespace.
                 Some(_) => Ok(()),
             };
             if let Err(error) = result {

@@ -12,7 +12,7 @@ pub(crate) struct Injection {
     pub(crate) opcode: u8,
     /// The status that the commands end with.
     pub(crate) status: NvmeStatus,
-    /// How many more commands end with it.
+    /// How many more commands end with this status.
     pub(crate) count: u32,
     /// `Some`: the plugin does not send the commands, and ends them after this time. `None`: it sends them, and replaces the status of
     /// the answer.
@@ -27,7 +27,7 @@ pub(crate) struct Injections {
 }
 
 impl Injections {
-    /// Adds an injection. It replaces the one that the opcode had. `[app thread]`
+    /// Adds an injection. It replaces an earlier injection for the same opcode. `[app thread]`
     pub(crate) fn add(&self, injection: Injection) {
         let mut list = self.lock();
         list.retain(|other| other.opcode != injection.opcode);
@@ -42,13 +42,14 @@ impl Injections {
         self.has_any.store(!list.is_empty(), Ordering::Relaxed);
     }
 
-    /// The status that a command ends with without being sent, and after what time; `None`: the command is sent. `[any thread]`
+    /// The status and the delay of a command that is not sent; `None` = send the command. `[any thread]`
     pub(crate) fn instead(&self, opcode: u8) -> Option<(NvmeStatus, Duration)> {
         let injection = self.take(opcode, |injection| injection.instead.is_some())?;
         Some((injection.status, injection.instead?))
     }
 
-    /// The status that replaces the one of a command that was sent; `None`: it keeps its own. `[any thread]`
+    /// The status that replaces the controller's status of a command that was sent; `None` = the command keeps the controller's status.
+    /// `[any thread]`
     pub(crate) fn after(&self, opcode: u8) -> Option<NvmeStatus> {
         self.take(opcode, |injection| injection.instead.is_none()).map(|injection| injection.status)
     }

@@ -25,13 +25,13 @@ pub(crate) struct Request {
     pub(crate) retries: u32,
     /// When it first ended with a path error, on the host's clock in nanoseconds; 0 = it did not.
     pub(crate) path_failed_ns: u64,
-    /// When it was sent, on the host's clock in nanoseconds. Only set when commands have a timeout or are counted by path.
+    /// When the command was sent, on the host's clock in nanoseconds. Only set when commands have a timeout or are counted by path.
     pub(crate) sent_ns: u64,
     /// How many times it was reported as overdue since it was sent.
     pub(crate) overdue: Cell<u8>,
     /// The data of an unmap.
     range: [u8; DsmRange::LEN],
-    /// A copy of the data, when a PCIe controller does not reach the data itself.
+    /// A copy of the data, when a PCIe controller cannot access the client's buffers.
     copy: Option<Buf>,
 }
 
@@ -48,7 +48,7 @@ impl Request {
         }
     }
 
-    /// Whether the command has data, in the I/O or beside it.
+    /// Whether the command transfers data, from the I/O's buffers or from other memory such as the ranges of an unmap.
     fn has_data(&self) -> bool {
         matches!(self.io.op(), Op::Read(_) | Op::Write(_) | Op::Compare(_) | Op::Unmap(_))
     }
@@ -61,7 +61,7 @@ impl Request {
         }
     }
 
-    /// Takes a buffer that PCIe controllers reach, and copies the data into it; false when there is no buffer now.
+    /// Gets a buffer that PCIe controllers can access, and copies the data of a write into it. Returns false when no buffer is free now.
     pub(crate) fn copy_for_device(&mut self) -> bool {
         let Some(mut copy) = buf::get(self.data_len()) else { return false };
         match self.io.op() {
@@ -75,7 +75,7 @@ impl Request {
         true
     }
 
-    /// The command has ended: the data of a read is copied to where it belongs.
+    /// Copies the data of a read from the pool buffer to the client's buffers, after the command has ended.
     pub(crate) fn take_from_device(&mut self, is_success: bool) {
         let copy = self.copy.take();
         if let Some(copy) = copy.filter(|_| is_success && matches!(self.io.op(), Op::Read(_))) {
@@ -152,7 +152,7 @@ impl pcie::Payload for Request {
     #[inline]
     fn pieces(&self) -> impl Iterator<Item = Option<(u64, u32)>> {
         let copy = self.copy.as_ref().map(|copy| Some((copy.for_device()?, copy.len())));
-        // The range of an unmap is in memory that no device reaches.
+        // The list of an unmap is in memory that no device can access, so it needs a copy.
         let is_unmap = matches!(self.io.op(), Op::Unmap(_));
         let unreached = (is_unmap && copy.is_none()).then_some(None);
         let is_direct = self.has_data() && !is_unmap && copy.is_none();

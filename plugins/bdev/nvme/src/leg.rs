@@ -32,7 +32,7 @@ pub(crate) struct Leg {
     pub(crate) absent: Absent,
     /// The path is no longer listed: the leg ends with its last command.
     pub(crate) is_leaving: bool,
-    /// Its I/O, where `io_path_stat` asks for it.
+    /// Counters of its I/O; `None` unless the option `io_path_stat` is set.
     pub(crate) counts: Option<Arc<LegCounts>>,
     follower: JoinHandle<()>,
 }
@@ -40,9 +40,9 @@ pub(crate) struct Leg {
 /// The place of a leg's queue in its channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Key {
-    /// Among the sockets.
+    /// Key of a connection in the channel's sockets.
     Socket(usize),
-    /// Among the rings of PCIe.
+    /// Key of a queue in the channel's rings.
     Ring(usize),
 }
 
@@ -132,7 +132,7 @@ impl Leg {
         self.key.is_some() && self.access >= Access::NonOptimized && !self.is_leaving
     }
 
-    /// Whether it may take commands later.
+    /// Whether the leg may take commands later: it has a queue, or it waits for one.
     pub(crate) fn may_open(&self) -> bool {
         !self.is_leaving && (self.key.is_some() || self.absent == Absent::Wait)
     }
@@ -175,7 +175,7 @@ async fn follow(path: Arc<Path>, nsid: u32, leg: u64, news: Rc<News>) {
             let connecting = connect(&path, &live, leg, &news);
             match task::select(connecting, path.generation_is_over(live.generation)).await {
                 Either::Left(Ok(())) => (connected, refused_ns) = (Some(live.generation), None),
-                // The controller is away: the follower does not wait for the target's answer.
+                // The controller is disconnected, so the follower does not wait for an answer of the target.
                 Either::Right(()) => continue,
                 Either::Left(Err(error)) => {
                     connected = None;

@@ -36,7 +36,6 @@ mod stats;
 mod view;
 
 use drivebay_sdk::prelude::*;
-use drivebay_sdk::runtime::task;
 use drivebay_sdk::{Stopping, bdev as bus};
 
 plugin! {
@@ -65,14 +64,9 @@ fn start(app: &App) -> Result<()> {
 }
 
 fn stop(_: &App, stopping: Stopping) {
-    let detach = async move {
+    stopping.after("nvme stop", async {
         if let Ok(app) = app::get() {
             app.detach_all().await;
         }
-        drop(stopping);
-    };
-    match task::spawn("nvme stop", detach) {
-        Ok(task) => task.detach(),
-        Err(error) => error!("stop: {error}"),
-    }
+    });
 }

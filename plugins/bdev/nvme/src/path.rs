@@ -40,7 +40,7 @@ pub(crate) enum Access {
     /// Not now: the ANA state is Inaccessible, Persistent Loss or Change.
     Inaccessible,
     NonOptimized,
-    /// The best. A controller that does not report ANA serves all namespaces like this.
+    /// The best state. Namespaces of a controller that does not report ANA have this state.
     Optimized,
 }
 
@@ -159,7 +159,7 @@ pub(crate) struct Path {
     is_ana_doubted: AtomicBool,
     /// The latest generation in which a channel lost its connection, and why.
     lost: Mutex<Option<(u64, String)>>,
-    /// Errors that commands are to end with.
+    /// Errors that an operator injects into commands.
     pub(crate) admin_injections: Injections,
     pub(crate) io_injections: Injections,
 }

@@ -35,7 +35,7 @@ impl Spread {
 #[derive(Debug)]
 pub(crate) struct Paths {
     listed: Mutex<Listed>,
-    /// I/O by path, where `io_path_stat` asks for it.
+    /// Counters of I/O for each path; `None` unless the option `io_path_stat` is set.
     pub(crate) stats: PathStats,
     /// Counts the changes of `listed`.
     version: AtomicU64,

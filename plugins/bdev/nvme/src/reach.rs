@@ -1,4 +1,4 @@
-//! How to reach a controller: over TCP or on PCIe.
+//! The transport and address of a controller: over TCP or on PCIe.
 
 use std::fmt;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub(crate) enum Opened {
 }
 
 impl Reach {
-    /// The NQN of this host that the controller gets; empty on PCIe.
+    /// The host NQN, by which this host identifies itself to the controller. Empty on PCIe, where hosts have no NQN.
     pub(crate) fn hostnqn(&self) -> &str {
         match self {
             Self::Tcp(target) => &target.hostnqn,

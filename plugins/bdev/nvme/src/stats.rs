@@ -13,7 +13,7 @@ use crate::path::Path;
 pub(crate) struct Count(AtomicU64);
 
 impl Count {
-    /// Adds to it. `[the thread that writes]`
+    /// Adds `n`. `[the thread that writes]`
     pub(crate) fn add(&self, more: u64) {
         self.set(self.get().wrapping_add(more));
     }
@@ -97,7 +97,7 @@ type OfLeg = fn(&LegCounts) -> Option<&KindCounts>;
 pub(crate) struct PathStats(Mutex<Vec<(Arc<Path>, Arc<LegCounts>)>>);
 
 impl PathStats {
-    /// Counters for a new leg. It continues the counters of a leg that has ended, if there is one, so that their values are kept.
+    /// Counters for a new leg. If an earlier leg of this path has ended, the new leg continues its counters, so that no counts are lost.
     /// `[any thread]`
     pub(crate) fn open(&self, path: &Arc<Path>) -> Arc<LegCounts> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);

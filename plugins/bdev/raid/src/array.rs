@@ -287,7 +287,8 @@ impl Array {
             let failed = superblock::write(&members, &superblock).await;
             if !failed.is_empty() {
                 if found.is_none() {
-                    // The array is new: no bdev may stay behind as its member.
+                    // No member had a superblock before, so the array is new and its creation has failed. Clear the superblocks, so that
+                    // no bdev stays its member.
                     superblock::clear(&members, &superblock).await;
                 }
                 let message = format!(
@@ -432,7 +433,7 @@ impl Array {
             return;
         }
         self.state.set(State::Offline);
-        // This comes before the end of the rebuild, whose window may wait for I/O that a lane holds.
+        // Fail the I/O that waits before waiting for the end of the rebuild, because its window may wait for I/O that a lane holds.
         let shared = self.shared.take();
         if let Some(shared) = &shared {
             shared.go_offline();
@@ -463,7 +464,8 @@ impl Array {
         }
     }
 
-    /// The rebuild, including one that is about to begin, so that no client takes its member for current.
+    /// The rebuild that runs or is about to begin. A rebuild is shown before its first copy, so that no client takes the member for
+    /// current.
     fn show_process(&self) -> Option<Value> {
         if let Some(rebuild) = &*self.rebuild.borrow() {
             return Some(rebuild.show());

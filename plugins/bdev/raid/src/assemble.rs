@@ -156,7 +156,7 @@ async fn replace(app: &App, array: &Rc<Array>, found: Superblock) -> Result<Rc<A
     drop(guard);
     let array = arrays::add(Array::from_superblock(found))?;
     for name in names {
-        // A bdev may be gone again.
+        // A bdev that was found may have left the bus since.
         let Ok(Some((_, info))) = find(app, &name).await else { continue };
         let _guard = array.lock.lock("assemble").await;
         let superblock = array.superblock.borrow().clone();
@@ -168,7 +168,7 @@ async fn replace(app: &App, array: &Rc<Array>, found: Superblock) -> Result<Rc<A
         if let Some(entry) = entry.filter(is_current) {
             match array.open_member(app, entry.slot, info.name()) {
                 Ok(candidate) => array.put(entry.slot, candidate, false),
-                // The others may still join.
+                // Go on: the other bdevs may still join.
                 Err(error) => warn!("bdev {} joins no array: {error}", info.name()),
             }
         }

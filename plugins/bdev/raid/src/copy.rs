@@ -14,7 +14,7 @@ use std::rc::Rc;
 /// Runs `operation` while no I/O to `blocks` is in flight.
 ///
 /// # Errors
-/// Those of `operation`; `ENODEV` when the array is not on the bus.
+/// The errors of `operation`; `ENODEV` when the array is not on the bus.
 pub(crate) async fn with_held<T>(
     app: &App,
     array: &Array,

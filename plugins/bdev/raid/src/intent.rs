@@ -136,7 +136,7 @@ pub(crate) async fn update(
     });
     let Some((bytes, places)) = record else { return (Vec::new(), guard) };
     let put = async |(slot, member): &(u8, Rc<Member>)| {
-        // The second place is for a member with a bad block in the first one.
+        // If the first place has a bad block, write the record to the second place.
         for at in places {
             match superblock::put(member, at, &bytes).await {
                 Ok(()) => return None,
@@ -185,13 +185,14 @@ pub(crate) fn current_below(
     let (Some(away), Some(own)) = (intent.away(slot), found.member(slot)) else { return 0 };
     let is_listed = known.member(slot).is_some_and(|entry| entry.uuid == info_uuid);
     let is_configured = own.state == MemberState::Configured;
-    // It left with this superblock, or during its rebuild. With any other superblock, something else has used it.
+    // The member must have left with this superblock, or during its rebuild. If it has another superblock, another program has used it
+    // since.
     let is_as_left = if is_configured {
         found.sequence == away.left_at
     } else {
         (away.left_at + 1..=known.sequence).contains(&found.sequence)
     };
-    // At another offset, its data cannot be used.
+    // Data at another offset does not fit this array.
     let is_same = own.uuid == info_uuid && own.data_offset == candidate.data_offset;
     if is_listed && is_as_left && is_same { away.current_below } else { 0 }
 }
@@ -301,7 +302,7 @@ async fn look_after_all(app: &App) {
         for (array, shared) in marked {
             mend_soon(app, array);
             clear_soon(app, array, shared);
-            // A burst of tasks would leave no room for others.
+            // Yield between arrays: the tasks of many arrays at once would use up the thread's limit of tasks.
             task::yield_now().await;
         }
     }
@@ -310,7 +311,7 @@ async fn look_after_all(app: &App) {
     }
 }
 
-/// Clears idle marks in a task of the array, because a member may hang: other arrays must not wait for it.
+/// Clears idle marks in a separate task for each array, so that a member that hangs does not delay other arrays.
 fn clear_soon(app: &App, array: &Rc<Array>, shared: Arc<Shared>) {
     let has_marks = shared.marks.as_ref().is_some_and(Marks::has_recorded);
     if !has_marks || array.is_clearing.replace(true) {
@@ -373,7 +374,7 @@ fn mend_soon(app: &App, array: &Rc<Array>) {
 async fn mend(app: &App, array: &Rc<Array>, shared: &Arc<Shared>, marks: &Marks) {
     let torn = marks.torn();
     if shared.layout.level().parities() > 0 && !is_whole(array) {
-        // Nothing can be compared. A rebuild computes the blocks of the missing member.
+        // A missing member leaves nothing to compare. Its rebuild computes its blocks.
         if !marks.may_compute_all() {
             warn!(
                 "array {}: a crash interrupted writes in {} regions, and a member is missing; its blocks there cannot be read",
@@ -392,7 +393,7 @@ async fn mend(app: &App, array: &Rc<Array>, shared: &Arc<Shared>, marks: &Marks)
             return;
         }
         match mended {
-            // If a failure tears blocks meanwhile, the region stays torn, and the next round makes its copies equal.
+            // If a write fails meanwhile, its region stays torn, and the next round makes the copies equal.
             Ok(()) => marks.set_mended(region, tears),
             Err(error) => {
                 warn!("array {}: copies in region {region} may differ: {error}", array.name);
@@ -415,7 +416,7 @@ async fn mend(app: &App, array: &Rc<Array>, shared: &Arc<Shared>, marks: &Marks)
 /// Makes the copies of a region equal. The region begins at block `first`.
 ///
 /// # Errors
-/// Why they may still differ.
+/// The reason why the copies may still differ.
 async fn mend_region(
     app: &App,
     array: &Array,
@@ -439,7 +440,7 @@ async fn mend_region(
 /// Clears the marks of regions that no client wrote since the last call, if all members are current.
 ///
 /// # Errors
-/// Why the marks stay.
+/// The reason why the marks stay.
 pub(crate) async fn clear_idle(array: &Array, shared: &Arc<Shared>) -> Result<()> {
     let changes_wait = array.lock.lock("clear write intent").await;
     let Some(marks) = &shared.marks else { return Ok(()) };

@@ -71,7 +71,7 @@ pub(crate) struct Begun {
     pub(crate) generation: u8,
     /// How often the lane has sent the I/O before.
     pub(crate) tries: u8,
-    /// The slot whose member got the read.
+    /// The slot whose member executes the read.
     pub(crate) slot: u8,
     /// The sum that a read of a level with parity waits for.
     pub(crate) sum: SumId,
@@ -174,7 +174,7 @@ impl Lane {
             return self.submit(io, begun.tries + 1);
         }
         if begun.generation != self.generation.get() {
-            // A former member may be at fault. Its slot may have another member now, which is not.
+            // The failed member may have left. The slot may have a new member now, which is not at fault.
             return self.submit(io, begun.tries);
         }
         if is_refusal(result.status) && self.repairs_torn(&io) {
@@ -297,7 +297,7 @@ impl Lane {
         };
         self.unrecorded.borrow_mut().push(io);
         if !marks::want(&self.shared, marks, blocks) {
-            // The app thread has ended.
+            // An error means that the app thread has ended.
             self.fail(&self.unrecorded);
         }
     }

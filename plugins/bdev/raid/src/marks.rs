@@ -88,8 +88,8 @@ impl Marks {
         torn
     }
 
-    /// Notes that copies of these blocks may differ and that no I/O or repair makes them equal. Their marks stay until
-    /// they are equal. `[any thread]`
+    /// Records that copies of these blocks may differ, and that neither I/O nor a repair will make them equal. Their marks stay until they
+    /// are equal. `[any thread]`
     pub(crate) fn set_torn(&self, blocks: Range) {
         let mut tears = self.lock_tears();
         *tears += 1;

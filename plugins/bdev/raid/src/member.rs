@@ -16,7 +16,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Serial number of the next member of any array. It keeps a late report about an old member away from its successor.
 static SERIAL: AtomicU64 = AtomicU64::new(1);
 
-/// An open base bdev. The claim and the descriptor end with the last of this value, the channels' copies and the I/O.
+/// An open base bdev. The array keeps its claim and its descriptor until this value, the channels' copies of it and all of its I/O are
+/// gone.
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) serial: u64,

@@ -85,7 +85,7 @@ pub(crate) async fn retire(
     serial: u64,
     as_state: MemberState,
 ) -> Result<()> {
-    // The holder of the lock may wait for I/O of this member, which may hang.
+    // Mark the member before taking the lock: the holder of the lock may wait for I/O of this member, which may hang.
     let member = array.members().into_iter().find(|(_, member)| member.serial == serial);
     let Some((number, member)) = member else { return Ok(()) };
     member.set_leaving(as_state == MemberState::Missing || array.survives_without(&[number]));

@@ -1,4 +1,5 @@
-//! Scrubs: read all copies of all blocks, report which differ or cannot be read, and repair them if the operator asks.
+//! A scrub reads all copies of all blocks, and reports blocks that differ or cannot be read. It repairs them if the operator asks for
+//! that.
 //!
 //! I/O to a window waits during its check. The first copy, or the data of a row with parity, counts as right.
 

@@ -11,7 +11,7 @@ use std::rc::Rc;
 /// Bytes of a channel's buffers at most. The number of buffers stays between those of 2 and of 32 I/Os.
 const BYTES_MAX: usize = 8 << 20;
 
-/// The buffers of a channel. It allocates them when it first needs them, and keeps them until it closes.
+/// The buffers of a channel. The channel allocates a buffer when it first needs it, and keeps all buffers until it closes.
 #[derive(Debug)]
 pub(crate) struct Strips {
     block_size: usize,
@@ -99,7 +99,7 @@ impl Strips {
     pub(crate) fn wait(&self, io: BdevIo) {
         let is_first = self.waiting.borrow().is_empty();
         if is_first && self.free.borrow().len() == self.made.get() {
-            // No I/O holds buffers whose return this one could wait for.
+            // No I/O holds buffers, so no return of a buffer would start this I/O. The bus submits it again later.
             return io.complete(Status::NO_RESOURCE);
         }
         self.waiting.borrow_mut().push(io);

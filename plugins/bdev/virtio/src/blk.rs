@@ -1,6 +1,5 @@
 //! A block device as a bdev: its features and limits, and its requests. virtio 1.3, section 5.2.
 
-use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use drivebay_sdk::prelude::*;
@@ -226,13 +225,8 @@ impl Bdev for VirtioBlk {
     /// `describe` removes the ops that the device does not have.
     const OPS: OpSet =
         OpSet::READ_WRITE.with(OpSet::FLUSH).with(OpSet::UNMAP).with(OpSet::WRITE_ZEROES);
-    const BURSTS: bool = true;
-    const POLLS: bool = true;
-    const SLEEPS: bool = true;
 
-    fn create(_: &App, _: NoParams) -> Result<Self> {
-        Err(Error::new(errno::EOPNOTSUPP, "bdev_virtio_attach_controller makes these bdevs"))
-    }
+    channel_does_io!(woke);
 
     fn name(&self) -> &str {
         &self.name
@@ -260,30 +254,6 @@ impl Bdev for VirtioBlk {
         let dialect =
             Dialect { block_size: self.shape.block_size, flushes: self.shape.has(feature::FLUSH) };
         Channel::open(dialect, Arc::clone(&self.link))
-    }
-
-    fn submit(&self, channel: &mut Channel, io: BdevIo) {
-        channel.submit(io);
-    }
-
-    fn flush(&self, channel: &mut Channel) {
-        channel.flush();
-    }
-
-    fn poll(&self, channel: &mut Channel) -> bool {
-        channel.poll()
-    }
-
-    fn prepare_sleep(&self, channel: &mut Channel) -> bool {
-        channel.prepare_sleep()
-    }
-
-    fn woke(&self, channel: &mut Channel) {
-        channel.woke();
-    }
-
-    fn wake_fd(&self, channel: &Channel) -> Option<RawFd> {
-        channel.wake_fd()
     }
 
     fn driver_specific(&self) -> Map<String, Value> {

@@ -233,7 +233,8 @@ impl Controller {
                     session.channel = None;
                 }
                 Either::Left(Either::Right(Err(error))) => {
-                    return End::Lost(error.message().to_owned());
+                    let why = error.message().to_owned();
+                    return if is_closed(&error) { End::Lost(why) } else { End::Broken(why) };
                 }
                 Either::Left(Either::Right(Ok(()))) => {
                     return End::Broken("it sent a message that nobody asked for".to_owned());

@@ -17,7 +17,6 @@ mod link;
 pub mod rpc;
 
 use drivebay_sdk::prelude::*;
-use drivebay_sdk::runtime::task;
 use drivebay_sdk::{Stopping, bdev as bus};
 
 plugin! {
@@ -40,14 +39,9 @@ fn start(app: &App) -> Result<()> {
 }
 
 fn stop(_: &App, stopping: Stopping) {
-    let detach = async move {
+    stopping.after("virtio stop", async {
         if let Ok(app) = app::get() {
             app.detach_all().await;
         }
-        drop(stopping);
-    };
-    match task::spawn("virtio stop", detach) {
-        Ok(task) => task.detach(),
-        Err(error) => error!("stop: {error}"),
-    }
+    });
 }

@@ -109,7 +109,6 @@ pub(crate) fn register(app: &App) -> Result<()> {
 async fn attach(_: &App, params: Attach) -> Result<Vec<String>> {
     let app = app::get()?;
     let _guard = app.locks.lock(&params.name, "attach").await;
-    bdev_name(&params.name)?;
     match params.trtype {
         Transport::User => {}
         Transport::Pci => return Err(not_supported("trtype", "pci", "user")),
@@ -138,10 +137,6 @@ async fn detach(params: Detach) -> Result<bool> {
     })?;
     controller.detach().await;
     Ok(true)
-}
-
-fn bdev_name(name: &str) -> Result<()> {
-    drivebay_sdk::bdev::check_name(name.to_owned()).map(drop)
 }
 
 fn not_supported(field: &str, given: &str, allowed: &str) -> Error {

@@ -129,7 +129,7 @@ impl Lane {
         self.arm();
     }
 
-    /// Arms a timer for the next I/O to complete.
+    /// Arms a timer for the I/O that is to complete next.
     fn arm(self: &Rc<Self>) {
         let Some(next) = self.delayed.borrow().keys().next().map(|(until, _)| *until) else {
             return;

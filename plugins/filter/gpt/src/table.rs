@@ -61,7 +61,7 @@ pub(crate) struct Table {
 /// A partition, within the blocks that the header allows.
 #[derive(Clone, Debug)]
 pub(crate) struct Partition {
-    /// Its number; the first is 1.
+    /// Number of the partition, from 1 on.
     pub(crate) number: usize,
     pub(crate) kind: Guid,
     pub(crate) unique: Guid,

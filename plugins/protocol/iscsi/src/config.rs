@@ -14,7 +14,7 @@ pub(crate) fn write(config: &mut Config<'_>) {
         config.call("iscsi_set_options", &view::options(&model.options));
     }
     for (tag, group) in &model.portal_groups {
-        // With `wait`: an initiator that logs in before its target exists may give up for good.
+        // Create portal groups with `wait`, because an initiator that logs in before its target exists may give up for good.
         let mut params = view::portal_group(*tag, group);
         if let Some(params) = params.as_object_mut() {
             params.insert("wait".to_owned(), true.into());
@@ -40,7 +40,7 @@ pub(crate) fn write(config: &mut Config<'_>) {
     }
     for target in model.targets.values() {
         if target.luns.is_empty() || target.maps.is_empty() {
-            // iscsi_create_target_node would refuse it, and with it the whole configuration.
+            // Leave out the missing bdev: iscsi_create_target_node would refuse it, and the host would refuse the whole configuration.
             tracing::warn!(
                 node = target.name,
                 "the saved configuration leaves out a target without LUNs or pg_ig_maps"

@@ -28,7 +28,7 @@ impl Disk {
     }
 }
 
-/// A part of the connection of a disk. It is dropped when the connection ends. Then the app thread removes the disk, unless the
+/// A token that the connection of a disk owns. The connection drops it when it ends, and the app thread then removes the disk, unless the
 /// disk was stopped.
 #[derive(Debug)]
 pub struct Served {

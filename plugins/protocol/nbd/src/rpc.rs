@@ -1,4 +1,4 @@
-//! The methods. Those for disks of the kernel are the reference's; it has none for servers.
+//! The methods. The methods for disks of the kernel are the reference's. The reference has no methods for servers.
 
 use crate::disk;
 use crate::export::{Export, ExportConfig};

@@ -81,7 +81,7 @@ pub struct TransportEntry {
 pub struct Connection {
     /// The transport of the connection.
     pub transport_id: u64,
-    /// The queue, once the connection is one.
+    /// The queue; `None` until its Connect is admitted.
     pub queue: Option<ConnectedQueue>,
     /// Whether it is ending.
     pub is_ending: bool,
@@ -208,7 +208,7 @@ impl App {
         }
     }
 
-    /// A connection has ended. Its controller loses the queue; if that was the admin queue, the controller ends.
+    /// Handles the end of a connection. Its controller loses the queue, and ends if that was the admin queue.
     pub(crate) fn queue_disconnected(&self, id: QueueId) {
         self.hosts.borrow_mut().drain(id);
         let queue = self.queues.borrow_mut().get_mut(&id).and_then(|connection| {
@@ -407,7 +407,7 @@ impl Poll for Time {
         self.next_ns = now_ns + TIME_PERIOD_US * 1000;
         app().is_some_and(|app| {
             let did = app.end_silent_controllers(now_ns) | app.refuse_overdue(now_ns);
-            // An operation may wait for a certain time.
+            // Poll the operations, because one may wait for a point in time.
             app.tasks.run();
             did
         })

@@ -58,7 +58,7 @@ impl Tasks {
                 let Some(mut task) = self.next() else { break };
                 match task.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                     Poll::Pending => self.list.borrow_mut().push_back(task),
-                    // It may have released a lock that another one waits for.
+                    // Poll again: an operation that has ended may have released a lock that another one waits for.
                     Poll::Ready(()) => self.again.set(true),
                 }
             }

@@ -141,7 +141,7 @@ impl Device {
         {
             tracing::warn!("ring {index} is served only while the thread is awake: {error}");
         }
-        // The driver may have missed a call of the last device, or of this ring before it stopped.
+        // Call the driver once: it may have missed a call of the last device, or of this ring before it stopped.
         notify(call.as_ref());
         let mut pace = Pace::default();
         pace.set(self.inner.coalescing.get());
@@ -239,7 +239,7 @@ impl Poll for Round {
     fn poll(&mut self) -> bool {
         let mut did = self.0.service.progress();
         let mut place = 0;
-        // By place, because the rings behind a ring that ends move up.
+        // Iterate by index, because the rings after an ended ring move up.
         while let Some(ring) = self.0.ring_at(place) {
             did |= ring.hand_back();
             did |= ring.take(&self.0);
@@ -325,7 +325,8 @@ impl Running {
             && self.ended.borrow().is_empty()
     }
 
-    /// Whether it takes requests. It always takes those that the last device left, because the next device would not find them.
+    /// Whether the ring takes requests. It always takes the requests that the last device left unfinished, because the next device would
+    /// not find them.
     fn takes(&self, service: &Service) -> bool {
         let is_open = self.stopping.borrow().is_none() && service.wants(self.index);
         !self.is_broken.get() && (is_open || self.state.borrow().queue.is_resuming())
@@ -403,7 +404,7 @@ impl Running {
         }
     }
 
-    /// Empties the kick. Every round looks at the rings anyway.
+    /// Empties the kick. The value does not matter, because every round checks the rings.
     fn drain_kick(&self) {
         if let Some(kick) = &self.kick {
             let _ = rustix::io::read(kick.as_fd(), &mut [0_u8; 8]);

@@ -36,7 +36,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Uses other settings from now on.
+    /// Changes the settings. They apply from now on.
     pub fn set(&mut self, coalescing: Coalescing) {
         let Coalescing { delay_base_us, iops_threshold } = coalescing;
         self.base_ns = u64::from(delay_base_us) * 1_000;

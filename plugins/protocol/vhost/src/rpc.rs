@@ -315,7 +315,7 @@ pub fn write_blk_config(config: &mut Config<'_>) {
     for controller in all.list() {
         let Backing::Blk(blk) = &controller.backing else { continue };
         if blk.desc.is_none() {
-            continue; // its bdev is gone, so the call would fail, and the later calls would not be made
+            continue; // leave it out: its bdev is gone, so the call would fail, and the host would not make the later calls
         }
         let made = &controller.config;
         let mut params = Map::new();

@@ -72,7 +72,7 @@ pub struct Session {
 #[derive(Debug)]
 struct Tracking {
     area: Arc<InflightArea>,
-    /// One bit for each ring that no longer resumes from the area, because it has stopped in order or was reset.
+    /// One bit for each ring that does not resume from the area of requests in flight, because it stopped in order or was reset.
     stopped: u128,
 }
 
@@ -290,7 +290,7 @@ impl Session {
                 self.start_rings()?;
                 return number(0);
             }
-            // The VMM reads the log when it likes, without calls.
+            // Ignore the descriptor: the VMM polls the log, so it needs no calls.
             Request::SetLogFd => fds.clear(),
         }
         self.start_rings()?;
@@ -315,7 +315,7 @@ impl Session {
         Ok(Answer { payload: Some(reply::inflight(&made)), fd: Some(file) })
     }
 
-    /// Uses the area that the VMM keeps: a new one, or the one of the last device.
+    /// Starts using the area that the VMM keeps. It is new, or the last device has used it.
     fn set_inflight(&mut self, kept: &Inflight, fd: Option<OwnedFd>) -> Result<(), End> {
         let running = self.running();
         if let Some(index) = running.first() {

@@ -1,4 +1,4 @@
-//! One thread's connections: one epoll, and one round of receiving and sending.
+//! The connections of one thread, with one epoll. In each round it receives from all of them and then sends.
 //!
 //! A round checks the sockets once (edge-triggered, without waiting) and receives from those that are readable.
 //! After the target has answered, it sends everything that is ready, with one system call for each connection.
@@ -47,7 +47,7 @@ const SILENT_MAX: usize = 4096;
 /// A request of this transport.
 pub(crate) type Lent = Request<Held>;
 
-/// The private part of a request: its slot, and the memory that it holds of its peer's share.
+/// The private part of a request: its slot, and the memory that it has taken from the peer's share of the pools.
 #[derive(Debug)]
 pub(crate) struct Held {
     slot: u16,
@@ -141,13 +141,13 @@ struct Served {
     qpair: Qpair<Held>,
     peer: Option<SocketAddr>,
     share: Share,
-    /// The place is given back when the connection ends.
+    /// The connection's place in the limits. Its drop gives the place back.
     place: Option<Place>,
     /// The number of the connection, counted over all connections of the group.
     number: u64,
     /// Whether it is in the list of connections with work.
     is_active: bool,
-    /// Whether it only sends its last bytes.
+    /// Whether the connection ends and only sends its remaining bytes.
     is_ending: bool,
     deadline_ns: u64,
     /// Its entry in the queue for memory, while commands wait for memory.
@@ -329,7 +329,7 @@ impl Group for TcpGroup {
             }
             served.is_active
         });
-        // No connection was added meanwhile. The list keeps its memory.
+        // Put the list back, so that its memory is reused. No connection was added meanwhile.
         self.active = still;
         if self.deadline_ns != u64::MAX && thread::now_ns() >= self.deadline_ns {
             self.end_overdue(thread::now_ns());
@@ -356,7 +356,7 @@ impl TcpGroup {
         let mut did = false;
         for stream in self.closing.drain(begin..) {
             did = true;
-            // This fails if the peer closed first.
+            // An error means that the peer closed first.
             let _ = stream.shutdown(Shutdown::Both);
         }
         did
@@ -538,7 +538,7 @@ impl Served {
         self.hang_up(epoll, closing);
     }
 
-    /// Gives all memory back and tells the target. One of the next rounds closes the socket.
+    /// Ends a connection: gives all memory back and reports the end to the target. One of the next rounds closes the socket.
     fn hang_up(&mut self, epoll: &OwnedFd, closing: &mut Vec<TcpStream>) {
         self.place = None;
         let Some(stream) = self.socket.close() else { return };

@@ -101,7 +101,7 @@ impl Transport for Tcp {
             said_ns: None,
         };
         let poller = Poller::register("nvmf_tcp_accept", 0, accepting)?;
-        // It was empty until now.
+        // There was no listener until now.
         let _ = listening.poller.set(poller);
         Ok((Self { options, listening }, settings))
     }
@@ -133,7 +133,7 @@ impl Transport for Tcp {
 
 impl Drop for Tcp {
     fn drop(&mut self) {
-        // The poller is dropped next, and with it the rest.
+        // Only the wake-ups must end here. The fields are dropped next: the poller, and with it the listeners.
         self.listening.wake_by_all(false);
     }
 }
@@ -174,7 +174,7 @@ impl Accepting {
         }
         let did = !self.accepted.is_empty();
         for arrived in self.accepted.drain(..) {
-            // The peer has closed already, so it has no address.
+            // Drop the connection: it has no address, because the peer has already closed it.
             let (Ok(local), Some(peer)) = (arrived.stream.local_addr(), arrived.peer) else {
                 continue;
             };

@@ -86,7 +86,7 @@ impl Listener {
     /// ends if its peer acknowledges nothing of the sent data for `patience_ms`; 0 leaves that time to the system.
     ///
     /// # Errors
-    /// Those of bind(2) and listen(2), such as `EADDRINUSE` and `EADDRNOTAVAIL`.
+    /// The errors of bind(2) and listen(2), such as `EADDRINUSE` and `EADDRNOTAVAIL`.
     pub(crate) fn bind(address: SocketAddr, backlog: i32, patience_ms: u32) -> Result<Self> {
         let bound = || -> rustix::io::Result<_> {
             let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };

@@ -1,9 +1,9 @@
 //! Limits how much of the pools one peer may hold.
 //!
-//! A peer that takes memory and then neither sends its data nor reads holds memory that others need. So all connections
-//! of one address together may hold at most as much as is still free. One peer gets at most half of the pools, two get
-//! a third each, and the next peer still finds memory. Admin queues may use twice as much, so that a host's own I/O
-//! does not block its admin commands.
+//! A peer may take memory and then neither send its data nor read its answers. Other peers cannot use this memory. So
+//! all connections of one address together may hold at most as much as is still free. One peer gets at most half of the
+//! pools, two get a third each, and the next peer still finds memory. Admin queues may use twice as much, so that a
+//! host's own I/O does not block its admin commands.
 
 use drivebay_sdk::buf::{self, Pool};
 use std::cell::Cell;

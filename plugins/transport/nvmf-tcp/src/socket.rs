@@ -33,9 +33,9 @@ pub(crate) struct Socket<R> {
     half_closed: bool,
     /// The time of the last received bytes.
     received_ns: u64,
-    /// The socket is not checked before this time.
+    /// The group does not check the socket before this time.
     look_ns: u64,
-    /// How long it is left alone after a burst.
+    /// How long the group does not check the socket after a burst.
     rest_ns: u64,
 }
 

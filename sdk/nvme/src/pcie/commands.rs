@@ -1,4 +1,4 @@
-//! The admin commands that make and delete I/O queues. NVMe Base 2.0, sections 5.4 to 5.7.
+//! The admin commands that create and delete I/O queues. NVMe Base 2.0, sections 5.4 to 5.7.
 
 use drivebay_spec_nvme::Command;
 use drivebay_spec_nvme::opcode::admin;
@@ -8,7 +8,8 @@ const CONTIGUOUS: u32 = 1;
 /// The completion queue interrupts.
 const INTERRUPTS: u32 = 1 << 1;
 
-/// Makes a completion queue, whose memory is the command's data. `vector`: the interrupt that it raises.
+/// Creates a completion queue. The data pointer of the command is the queue's memory. `vector`: the interrupt vector that the queue
+/// raises.
 #[must_use]
 pub fn create_completion_queue(qid: u16, entries: u16, vector: u16) -> Command {
     let mut command = Command::new(admin::CREATE_IO_CQ);
@@ -17,7 +18,7 @@ pub fn create_completion_queue(qid: u16, entries: u16, vector: u16) -> Command {
     command
 }
 
-/// Makes a submission queue, whose memory is the command's data, for the completion queue with the same identifier.
+/// Creates a submission queue for the completion queue with the same identifier. The data pointer of the command is the queue's memory.
 #[must_use]
 pub fn create_submission_queue(qid: u16, entries: u16) -> Command {
     let mut command = Command::new(admin::CREATE_IO_SQ);
@@ -26,7 +27,7 @@ pub fn create_submission_queue(qid: u16, entries: u16) -> Command {
     command
 }
 
-/// Deletes a submission queue. Its commands have ended when this command is completed.
+/// Deletes a submission queue. When this command completes, all commands of the queue have ended.
 #[must_use]
 pub fn delete_submission_queue(qid: u16) -> Command {
     let mut command = Command::new(admin::DELETE_IO_SQ);
@@ -34,7 +35,7 @@ pub fn delete_submission_queue(qid: u16) -> Command {
     command
 }
 
-/// Deletes a completion queue, after its submission queue.
+/// Deletes a completion queue. Its submission queue must be deleted before.
 #[must_use]
 pub fn delete_completion_queue(qid: u16) -> Command {
     let mut command = Command::new(admin::DELETE_IO_CQ);

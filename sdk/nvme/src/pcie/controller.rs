@@ -1,4 +1,4 @@
-//! A controller by its registers: enable it, disable it, shut it down. NVMe Base 2.0, sections 3.1.3, 3.5 and 3.6.
+//! Enables, disables and shuts down a controller through its registers. NVMe Base 2.0, sections 3.1.3, 3.5 and 3.6.
 
 use super::{Fault, PAGE, Registers};
 use drivebay_spec_nvme::property::{Cap, Cc, Csts, css, offset, shn, shst};
@@ -14,14 +14,14 @@ const TIMEOUT_UNIT_NS: u64 = 500_000_000;
 /// The least time that a controller gets to shut down, in nanoseconds.
 const SHUTDOWN_NS: u64 = 10_000_000_000;
 
-/// Where the admin queues are.
+/// The memory of the admin queues, for the controller.
 #[derive(Clone, Copy, Debug)]
 pub struct AdminQueue {
-    /// The address that the controller uses for the submission queue.
+    /// Address of the submission queue, for the controller.
     pub sq_iova: u64,
-    /// The address that it uses for the completion queue.
+    /// Address of the completion queue, for the controller.
     pub cq_iova: u64,
-    /// Entries of each, 2 to 4096.
+    /// Entries of each queue, 2 to 4096.
     pub entries: u16,
 }
 
@@ -85,13 +85,14 @@ impl<R: Registers> Controller<R> {
         if csts.cfs { Err(Fault::Fatal) } else { Ok(csts) }
     }
 
-    /// Begins to disable the controller. It is disabled when [`Wait::for_ready`] with `false` is over. From then on it accesses no memory.
+    /// Begins to disable the controller. The controller is disabled, and no longer accesses memory, when [`Wait::for_ready`] with `false`
+    /// is over.
     pub fn disable(&self) {
         let cc = Cc::from_bits(read(&self.registers, offset::CC));
         self.set_cc(Cc { en: false, shn: shn::NONE, ..cc });
     }
 
-    /// Begins to enable a controller that is disabled. It is enabled when [`Wait::for_ready`] with `true` is over.
+    /// Begins to enable a disabled controller. The controller is enabled when [`Wait::for_ready`] with `true` is over.
     pub fn enable(&self, admin: AdminQueue) {
         let last = u32::from(admin.entries.clamp(2, 4096) - 1);
         self.registers.write32(AQA, last << 16 | last);
@@ -103,7 +104,7 @@ impl<R: Registers> Controller<R> {
         self.set_cc(Cc { en: true, css, iosqes: 6, iocqes: 4, ..Cc::default() });
     }
 
-    /// Begins a normal shutdown. It is over when [`Wait::for_shutdown`] is.
+    /// Begins a normal shutdown. The controller is shut down when [`Wait::for_shutdown`] is over.
     pub fn shut_down(&self) {
         let cc = Cc::from_bits(read(&self.registers, offset::CC));
         self.set_cc(Cc { shn: shn::NORMAL, ..cc });
@@ -120,7 +121,7 @@ impl<R: Registers> Controller<R> {
         self.registers.write32(at + 4, high);
     }
 
-    /// Where a queue's doorbell is.
+    /// Returns the offset of a queue's doorbell in the registers, in bytes.
     pub(super) fn doorbell(&self, qid: u16, is_completion: bool) -> usize {
         let stride = 4 << self.cap.dstrd;
         DOORBELLS + (2 * usize::from(qid) + usize::from(is_completion)) * stride
@@ -159,7 +160,7 @@ impl Wait {
         Self { what: Until::Ready(is_ready), deadline_ns: now_ns.saturating_add(patience) }
     }
 
-    /// Waits until the controller is shut down. `patience_ns`: the time that it names in RTD3E, or 0 when it names none.
+    /// Waits until the controller is shut down. `patience_ns`: the time that the controller reports in RTD3E; 0 when it reports none.
     #[must_use]
     pub fn for_shutdown(patience_ns: u64, now_ns: u64) -> Self {
         let patience = patience_ns.max(SHUTDOWN_NS);

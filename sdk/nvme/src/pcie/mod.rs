@@ -1,13 +1,13 @@
 //! NVMe over PCIe without a device: registers and memory are traits, so the same code runs on a real controller and on a model.
 //!
-//! - [`Registers`] are a controller's registers, [`Memory`] is memory that it shares.
-//! - [`Controller`] enables, disables and shuts a controller down. The owner waits between the steps, with [`Wait`] as its limit.
-//! - [`commands`] make and delete I/O queues.
-//! - [`Ring`] is a queue pair: commands in, completions out. Its owner polls it, and rings the doorbells once a round.
+//! - [`Registers`] are a controller's registers. [`Memory`] is memory that the driver and the controller share.
+//! - [`Controller`] enables, disables and shuts down a controller. Its owner polls a [`Wait`], which has a deadline, between the steps.
+//! - [`commands`] create and delete I/O queues.
+//! - [`Ring`] is a queue pair. Its owner submits commands, polls it for completions, and rings the doorbells once a round.
 //!
 //! Whatever a controller does, a ring returns each request once, touches only its own memory, and never has more requests than its depth.
-//! The first [`Fault`] ends the ring. The owner then stops the controller, and only after that takes the requests that were outstanding,
-//! because the controller may access their memory until it is stopped.
+//! The first [`Fault`] ends the ring. The owner then stops the controller. Only after that it takes the outstanding requests back, because
+//! the controller may access their memory until it is stopped.
 //!
 //! ```
 //! use drivebay_nvme_driver::pcie::{Controller, Fault, Registers, Wait};
@@ -49,19 +49,19 @@ pub trait Registers {
     /// Reads 4 bytes at an offset that is a multiple of 4.
     fn read32(&self, at: usize) -> u32;
 
-    /// Writes 4 bytes at an offset that is a multiple of 4. What was stored to memory before is there when the controller looks.
+    /// Writes 4 bytes at an offset that is a multiple of 4. The controller sees all earlier stores to memory before it sees this write.
     fn write32(&self, at: usize, value: u32);
 }
 
 /// Memory that the driver and a controller share, in words of 8 bytes, aligned to a page. It is zero at first.
 pub trait Memory {
-    /// The address that the controller uses for it.
+    /// Address of the memory, for the controller.
     fn iova(&self) -> u64;
 
     /// Length in words of 8 bytes.
     fn words(&self) -> usize;
 
-    /// Loads a word, and with it everything that the controller wrote before it.
+    /// Loads a word. The caller then also sees everything that the controller wrote before this word.
     fn load(&self, index: usize) -> u64;
 
     /// Stores a word.
@@ -85,15 +85,15 @@ impl<T: Registers> Registers for Arc<T> {
 /// Why a controller or a queue can no longer be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Its registers read as all ones.
+    /// The controller is gone: its registers read as all ones.
     Gone,
-    /// CSTS.CFS is set.
+    /// The controller has a fatal error (CSTS.CFS).
     Fatal,
-    /// The field of its status that is named did not change in time.
+    /// This field of the controller's status did not change before the deadline.
     Late(&'static str),
-    /// This driver does not support it. The text says why.
+    /// This driver does not support the controller, for this reason.
     Unsupported(&'static str),
-    /// It completed a command that is not outstanding, or that it was not told about yet.
+    /// The controller completed a command that is not outstanding, or whose doorbell the driver has not rung yet.
     UnknownCommand(u16),
     /// A completion names another submission queue.
     WrongQueue(u16),

@@ -1,4 +1,4 @@
-//! A controller that exists in memory only: for tests. It does what a controller does, or lies.
+//! A model of a controller in memory, for tests. It behaves as a controller should, or breaks the rules on request.
 
 use super::{Controller, Memory, Queue, Registers, Ring};
 use drivebay_spec_nvme::Completion;
@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// Where the model sees the first memory.
+/// Address of the first memory, for the model.
 const FIRST_IOVA: u64 = 1 << 32;
 pub(super) const QID: u16 = 3;
 
@@ -43,14 +43,14 @@ impl Memory for Shared {
     }
 }
 
-/// Registers: what is written is kept, and each write is counted.
+/// Registers that keep what the driver writes, and count the writes.
 #[derive(Debug, Default)]
 pub(super) struct Registers32 {
     values: RefCell<BTreeMap<usize, u32>>,
     pub(super) writes: RefCell<BTreeMap<usize, usize>>,
     /// Everything reads as all ones.
     pub(super) is_gone: Cell<bool>,
-    /// CSTS follows CC, as that of a good controller does.
+    /// Whether CSTS follows CC, as in a good controller.
     pub(super) is_obedient: Cell<bool>,
 }
 
@@ -97,7 +97,7 @@ impl Registers for Rc<Registers32> {
     }
 }
 
-/// A queue pair, seen by the controller.
+/// The controller's side of a queue pair.
 #[derive(Debug)]
 pub(super) struct Model {
     pub(super) registers: Rc<Registers32>,
@@ -118,7 +118,7 @@ impl Model {
         Self::sq_doorbell() + 4
     }
 
-    /// The commands that the driver has told about, as words.
+    /// The commands whose doorbell the driver has rung, as words.
     pub(super) fn fetch(&mut self) -> Vec<[u64; 8]> {
         let told = u16::try_from(self.registers.get(Self::sq_doorbell())).unwrap();
         let mut commands = Vec::new();
@@ -135,7 +135,7 @@ impl Model {
         self.post(Completion { cid, sqid: QID, sqhd: self.head, ..Completion::default() });
     }
 
-    /// Writes a completion with the right phase, whatever it says.
+    /// Writes a completion with any contents and the right phase bit.
     pub(super) fn post(&mut self, completion: Completion) {
         let bytes = Completion { phase: self.phase, ..completion }.encode();
         let (low, high) = bytes.split_at(8);

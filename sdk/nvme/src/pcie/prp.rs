@@ -1,8 +1,8 @@
-//! Data as physical region pages (PRP): a page list. NVMe Base 2.0, section 4.1.1.
+//! Describes data by physical region pages (PRP). NVMe Base 2.0, section 4.1.1.
 
 use super::PAGE;
 
-/// Entries of one list: a page.
+/// Number of entries of a page list. A list is one page long.
 pub(super) const LIST_ENTRIES: usize = PAGE as usize / 8;
 
 /// The data pointer of a command.
@@ -12,11 +12,12 @@ pub(super) struct Prps {
     pub(super) second: u64,
 }
 
-/// Describes data by pages: the first may begin anywhere on a dword, all others begin at a page, and all but the last end at one. What does
-/// not fit the two pointers of a command goes into its list, which the controller sees at `list_iova`, by `put`.
+/// Describes data by pages. The first page may begin at any dword; each further one begins at the start of a page. Each but the last ends
+/// at the end of a page. When the two pointers of the command are not enough, `put` writes the pages to the command's list, whose address
+/// for the controller is `list_iova`.
 ///
-/// `None` when the data cannot be described so: devices do not reach a piece (`None` in `pieces`), it begins in the middle of a page, or
-/// there is too much.
+/// `None` when pages cannot describe the data: devices cannot access a piece (`None` in `pieces`), the first piece does not begin at a
+/// dword, a piece ends or begins within a page where another one meets it, or there are too many pages.
 pub(super) fn describe(
     pieces: impl Iterator<Item = Option<(u64, u32)>>,
     list_iova: u64,
@@ -25,7 +26,7 @@ pub(super) fn describe(
     const MASK: u64 = PAGE as u64 - 1;
     let (mut first, mut second) = (0, 0);
     let mut count = 0_usize;
-    // Where the data so far ends.
+    // The end of the data described so far.
     let mut end = 0;
     for piece in pieces {
         let (mut at, len) = piece?;
@@ -40,7 +41,7 @@ pub(super) fn describe(
             (first, count) = (at, 1);
             at = (at | MASK).checked_add(1)?;
         } else if at == end && end & MASK != 0 {
-            // It goes on in the same page.
+            // The piece continues in the same page.
             at = (at | MASK).checked_add(1)?;
         } else if (at | end) & MASK != 0 {
             return None;
@@ -96,7 +97,7 @@ mod tests {
         assert_eq!(prps(&[(0x10_0001, 512)]), None);
         assert_eq!(prps(&[(0x10_0000, 512), (0x20_0000, 512)]), None);
         assert_eq!(prps(&[(0x10_0000, 4096), (0x20_0200, 512)]), None);
-        // Pieces that follow each other in the same page are one.
+        // Adjacent pieces in one page share an entry.
         assert_eq!(prps(&[(0x10_0000, 512), (0x10_0200, 3584)]).unwrap().0.first, 0x10_0000);
         assert!(prps(&[(0x10_0200, 3584), (0x20_0000, 4096), (0x30_0000, 100)]).is_some());
         assert_eq!(describe([None].into_iter(), LIST, |_, _| {}), None);
@@ -104,7 +105,7 @@ mod tests {
     }
 
     proptest! {
-        /// Read back as a controller does, the pages are the pieces.
+        /// A controller that reads the pages finds exactly the pieces.
         #[test]
         fn what_the_controller_reads_is_the_data(
             pieces in proptest::collection::vec((0_u64..1 << 20, prop_oneof![1_u32..20_000, Just(4096), Just(8192)]), 0..6),

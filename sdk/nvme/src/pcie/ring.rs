@@ -12,21 +12,21 @@ const PSDT: u32 = 3 << 14;
 
 /// A command's data.
 pub trait Payload {
-    /// The data as the controller sees it, piece by piece: address and length in bytes; `None` for a piece that devices do not reach. It
-    /// is valid until the request is given back.
+    /// Each piece of the data: its address for the controller and its length in bytes; `None` for a piece that devices cannot access. The
+    /// addresses stay valid until the ring returns the request.
     fn pieces(&self) -> impl Iterator<Item = Option<(u64, u32)>>;
 }
 
-/// Why a ring refuses a request, and the request.
+/// The reason why a ring refuses a request, with the request.
 #[derive(Debug)]
 pub enum Refused<P> {
     /// The ring has no room, or its controller is at fault.
     Full(P),
-    /// A page list cannot describe its data where it is: copy the data.
+    /// A page list cannot describe the data in place. The caller must copy the data to a buffer of the pools.
     Data(P),
 }
 
-/// The memory and the name of a queue pair.
+/// The memory and the identifier of a queue pair.
 #[derive(Debug)]
 pub struct Queue<M> {
     /// The identifier; 0 is the admin queue.
@@ -45,26 +45,26 @@ pub struct Queue<M> {
 #[derive(Debug)]
 struct Slot<P> {
     request: P,
-    /// How many commands were submitted before it.
+    /// How many commands were submitted before this one.
     place: u64,
 }
 
 /// A queue pair.
 ///
-/// Round by round, the owner submits commands, calls [`Self::reap`], and then rings the doorbells with [`Self::ring`].
+/// In each round, the owner submits commands, takes completions with [`Self::reap`], and then rings the doorbells with [`Self::ring`].
 #[derive(Debug)]
 pub struct Ring<M, P> {
     queue: Queue<M>,
     /// Requests outstanding, by command identifier.
     slots: Vec<Option<Slot<P>>>,
     free: Vec<u16>,
-    /// How many commands were submitted, and how many of them the controller was told about.
+    /// How many commands were submitted, and for how many of them the doorbell was rung.
     submitted: u64,
     told: u64,
-    /// Where the next command goes, and the last place that the controller was told.
+    /// The entry for the next command, and the entry that the last doorbell named.
     tail: u16,
     tail_told: u16,
-    /// Where the next completion comes, and the last place that the controller was told.
+    /// The entry of the next completion, and the entry that the last doorbell named.
     head: u16,
     head_told: u16,
     /// The phase bit of a new completion.
@@ -73,7 +73,7 @@ pub struct Ring<M, P> {
 }
 
 impl<M: Memory, P: Payload> Ring<M, P> {
-    /// A queue pair whose memory is all zero. It has as many entries as its memory has room for, if that is fewer.
+    /// Creates a queue pair in memory that is all zero. If the memory has room for fewer entries than requested, the ring has fewer.
     #[must_use]
     pub fn new(mut queue: Queue<M>) -> Self {
         let room = [
@@ -100,7 +100,7 @@ impl<M: Memory, P: Payload> Ring<M, P> {
         }
     }
 
-    /// Its memory and name.
+    /// The memory and identifier of the queue pair.
     #[must_use]
     pub fn queue(&self) -> &Queue<M> {
         &self.queue
@@ -168,14 +168,14 @@ impl<M: Memory, P: Payload> Ring<M, P> {
         if place + 1 < self.queue.entries { place + 1 } else { 0 }
     }
 
-    /// The second word of the completion that comes next, if it is new.
+    /// Returns the second word of the next completion; `None` when the controller has not written it yet.
     #[inline]
     fn fresh(&self) -> Option<u64> {
         let word = self.queue.cq.load(usize::from(self.head) * CQE_WORDS + 1);
         ((word >> 48 & 1 == 1) == self.phase).then_some(word)
     }
 
-    /// Whether a completion has come: for an owner that is about to sleep.
+    /// Whether a completion has arrived. An owner checks this before it sleeps.
     #[must_use]
     pub fn has_completions(&self) -> bool {
         self.fault.is_none() && self.fresh().is_some()
@@ -199,7 +199,7 @@ impl<M: Memory, P: Payload> Ring<M, P> {
             let [sqhd, sqid, cid, status] = [part(0), part(16), part(32), part(48)];
             let told = self.told;
             let slot = self.slots.get_mut(usize::from(cid));
-            // A command that the controller was not told about yet cannot have ended.
+            // The doorbell of this command was not rung yet, so the controller cannot have executed it.
             let slot = slot.and_then(|slot| slot.take_if(|slot| slot.place < told));
             let request = match slot {
                 _ if sqid != self.queue.qid => Err((slot, Fault::WrongQueue(sqid))),
@@ -229,8 +229,8 @@ impl<M: Memory, P: Payload> Ring<M, P> {
         Ok(count)
     }
 
-    /// Tells the controller about completions that were taken, and about new commands: at most one write for each. The completions come
-    /// first, so that the controller has room for those of the new commands.
+    /// Rings both doorbells, each only if its value has changed. The doorbell of the completion queue comes first, so that the controller
+    /// has room for the completions of the new commands.
     #[inline]
     pub fn ring<R: Registers>(&mut self, controller: &Controller<R>) {
         let qid = self.queue.qid;
@@ -250,8 +250,8 @@ impl<M: Memory, P: Payload> Ring<M, P> {
         (0..).zip(&self.slots).filter_map(|(cid, slot)| Some((cid, &slot.as_ref()?.request)))
     }
 
-    /// Takes the ring apart into its memory and the requests outstanding. The caller frees neither before the controller is stopped or the
-    /// queue is deleted, because the controller may access the memory of both until then.
+    /// Takes the ring apart into its memory and the outstanding requests. The controller may access the memory of both until it is stopped
+    /// or the queue is deleted, so the caller must free neither before.
     #[must_use]
     pub fn into_parts(self) -> (Queue<M>, Vec<P>) {
         (self.queue, self.slots.into_iter().flatten().map(|slot| slot.request).collect())

@@ -1,4 +1,4 @@
-//! The driver against a model that is good, slow, or lies.
+//! The driver against a model that is good, is slow, or breaks the rules.
 
 use super::model::{Model, Registers32, pair};
 use super::{AdminQueue, Controller, Fault, Payload, Refused, Wait};
@@ -88,7 +88,7 @@ fn a_controller_that_is_gone_or_not_supported_is_refused() {
 fn commands_arrive_as_they_were_meant_and_each_request_returns_once() {
     let (mut ring, controller, mut model) = pair(4);
     let mut next = 0;
-    // Many times around, so that the phase changes often.
+    // Many laps, so that the phase bit changes often.
     for _ in 0..50 {
         for _ in 0..3 {
             let (command, request) = read(next);
@@ -106,7 +106,7 @@ fn commands_arrive_as_they_were_meant_and_each_request_returns_once() {
             assert_eq!(words[0] & 0xffff, u64::from(opcode::nvm::READ), "PRP, not SGL");
             assert_eq!((words[0] >> 32, words[3], words[4]), (7, 0x5000, 0));
         }
-        // In another order.
+        // Completions in another order than the commands.
         cids.iter().rev().for_each(|cid| model.complete(*cid));
         let mut done = Vec::new();
         let count = ring.reap(|request, completion| {
@@ -161,7 +161,7 @@ fn lie(post: impl FnOnce(&mut Model)) -> Fault {
     model.fetch();
     post(&mut model);
     let fault = ring.reap(|_, _| {}).unwrap_err();
-    // Nothing goes on after a fault, and what was outstanding is still there.
+    // After a fault the ring does nothing more, and still has the outstanding requests.
     let (command, request) = read(9);
     assert!(matches!(ring.submit(&command, request), Err(Refused::Full(_))));
     assert_eq!(ring.reap(|_, _| {}), Err(fault));

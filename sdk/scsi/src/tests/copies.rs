@@ -162,7 +162,7 @@ fn a_reservation_that_comes_during_a_copy_stops_it_before_the_next_io() {
         for number in 1..=ios {
             let Next::Io(io) = copy.step(&bench.device) else { panic!("I/O {number}") };
             if number == ios {
-                // Reserved by another initiator while the I/O is in flight.
+                // Another initiator reserves the unit while the I/O is in flight.
                 let reserve = [0x16, 0, 0, 0, 0, 0];
                 assert_eq!(bench.send_as(1, unit, &reserve, &[]), Outcome::good());
                 assert_eq!(copy.step(&bench.device), Next::Wait);

@@ -252,7 +252,7 @@ fn a_device_that_refuses_reservations_does_not_report_their_commands_either() {
     for opcode in [0x16, 0x17, 0x56, 0x57, 0x5e, 0x5f] {
         let mut cdb = [opcode, 0, 0, 0, 0, 0, 0, 0, 24, 0];
         assert_eq!(asc(&bench.send(&cdb, &[0; 24])), code::INVALID_COMMAND_OPERATION_CODE);
-        // REPORT SUPPORTED OPERATION CODES, of one with its service action if it has one.
+        // REPORT SUPPORTED OPERATION CODES for one operation code, with its service action if it has one.
         cdb = [0xa3, 0x0c, 3, opcode, 0, 0, 0, 0, 0, 0];
         let report = [&cdb[..8], &[0, 64, 0, 0][..]].concat();
         assert_eq!(bench.send(&report, &[]).data[1] & 7, 1, "{opcode:#x} is not supported");

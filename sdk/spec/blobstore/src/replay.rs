@@ -31,7 +31,7 @@ pub enum Fault {
         /// The cluster.
         cluster: u32,
     },
-    /// Another volume uses the same cluster, or this one uses it twice.
+    /// Another volume uses the same cluster, or this volume uses it twice.
     ClusterShared {
         /// The cluster.
         cluster: u32,

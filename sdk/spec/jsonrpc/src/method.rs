@@ -31,7 +31,7 @@ pub enum Role {
     Admin,
 }
 
-/// One method: its parameters, its result, and who may call it when.
+/// One method: its parameters, its result, the role that it requires, and the states in which it may be called.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Method {
     /// Name on the wire.

@@ -153,7 +153,7 @@ pub struct CopyCommand {
     pub nr: u8,
     /// Descriptor format of the source ranges; 4 bits.
     pub format: u8,
-    /// Force unit access: on media before it completes.
+    /// Force unit access: the data is on the media before the command completes.
     pub fua: bool,
 }
 

@@ -6,22 +6,22 @@ use crate::{Command, Status};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Type {
-    /// The holder writes, all read.
+    /// Only the holder may write; every host may read.
     WriteExclusive = 1,
-    /// The holder writes and reads.
+    /// Only the holder may write and read.
     ExclusiveAccess = 2,
-    /// Registrants write, all read.
+    /// Only registrants may write; every host may read.
     WriteExclusiveRegistrants = 3,
-    /// Registrants write and read.
+    /// Only registrants may write and read.
     ExclusiveAccessRegistrants = 4,
-    /// Registrants are holders and write, all read.
+    /// Every registrant is a holder. Only registrants may write; every host may read.
     WriteExclusiveAll = 5,
-    /// Registrants are holders, write and read.
+    /// Every registrant is a holder. Only registrants may write and read.
     ExclusiveAccessAll = 6,
 }
 
 impl Type {
-    /// The type with this code.
+    /// Returns the type with this code; `None` for an unknown code.
     #[must_use]
     pub const fn from_bits(bits: u8) -> Option<Self> {
         Some(match bits {
@@ -36,7 +36,7 @@ impl Type {
     }
 }
 
-/// What Reservation Register does.
+/// The action of Reservation Register (RREGA).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RegisterAction {
     /// Registers a key.
@@ -47,43 +47,43 @@ pub enum RegisterAction {
     Replace,
 }
 
-/// What Reservation Register says of persistence through a loss of power.
+/// How Reservation Register changes persistence through a loss of power (CPTPL).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Persistence {
-    /// It stays as it is.
+    /// Persistence does not change.
     Keep,
-    /// Reservations end with a loss of power.
+    /// A loss of power removes reservations and registrations.
     Off,
-    /// Reservations outlast it.
+    /// Reservations and registrations survive a loss of power.
     On,
 }
 
 /// Reservation Register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Register {
-    /// What it does.
+    /// The action of the command.
     pub action: RegisterAction,
-    /// The current key is not compared.
+    /// The controller does not compare the current key (IEKEY).
     pub ignores_key: bool,
     /// Persistence.
     pub persistence: Persistence,
 }
 
-/// What Reservation Acquire does.
+/// The action of Reservation Acquire (RACQA).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AcquireAction {
     /// Takes the reservation.
     Acquire,
-    /// Removes registrations, and takes their reservation.
+    /// Preempt: removes the registrations with a key, and takes the reservation if one of them holds it.
     Preempt,
-    /// The same, and aborts their commands.
+    /// Preempt and Abort: also aborts the commands of the removed registrants.
     PreemptAndAbort,
 }
 
 /// Reservation Acquire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Acquire {
-    /// What it does.
+    /// The action of the command.
     pub action: AcquireAction,
     /// Type of the reservation.
     pub kind: Type,
@@ -92,18 +92,18 @@ pub struct Acquire {
 /// Reservation Release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Release {
-    /// Removes the reservation and every registration, in place of releasing it.
+    /// Whether the command clears the reservation and every registration, instead of releasing the reservation.
     pub clears: bool,
-    /// Type of the reservation; not looked at when it clears.
+    /// Type of the reservation. The controller ignores it when the command clears.
     pub kind: Option<Type>,
 }
 
 /// Reservation Report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// Length of the data that the host wants, in bytes.
+    /// Length of the data that the host requests, in bytes.
     pub len: u64,
-    /// Host identifiers of 128 bits.
+    /// Whether the host requests host identifiers of 128 bits.
     pub is_extended: bool,
 }
 
@@ -210,13 +210,13 @@ pub fn keys(data: &[u8]) -> (u64, u64) {
 /// A registered controller in the data of Reservation Report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Registered {
-    /// Its identifier; FFFFh when the host has no controller now.
+    /// Identifier of the controller; FFFFh when the host has no controller now.
     pub cntlid: u16,
-    /// Its host holds the reservation.
+    /// Whether its host holds the reservation.
     pub holds: bool,
-    /// The key.
+    /// Key of the registration.
     pub key: u64,
-    /// The host.
+    /// Identifier of the host.
     pub hostid: [u8; 16],
 }
 
@@ -245,28 +245,28 @@ pub fn extended_report(
     data
 }
 
-/// What a host is told by the Reservation Notification log page.
+/// The kind of a reservation notification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Notification {
-    /// Its registration was preempted.
+    /// The host's registration was preempted.
     RegistrationPreempted = 1,
     /// The reservation was released.
     ReservationReleased = 2,
-    /// The reservation was preempted, and all registrations.
+    /// The reservation and all registrations were preempted.
     ReservationPreempted = 3,
 }
 
 impl Notification {
-    /// Its bit in the Reservation Notification Mask.
+    /// The bit of this kind in the Reservation Notification Mask.
     #[must_use]
     pub const fn mask_bit(self) -> u32 {
         1 << self as u32
     }
 }
 
-/// The Reservation Notification log page. `count` counts the pages of the controller, `left` those behind this one; without a
-/// notification the page is empty.
+/// Encodes the Reservation Notification log page. `count` is the number of this page among all pages of the controller, `left` the number
+/// of pages that follow it. Without a notification the page is empty.
 #[must_use]
 pub fn notification_page(
     count: u64,

@@ -121,7 +121,7 @@ impl Regions {
     }
 }
 
-/// Word and bit of a region. Numbers above [`REGIONS_MAX`] count as this number, which no record has.
+/// Word and bit of a region. Larger numbers than [`REGIONS_MAX`] count as [`REGIONS_MAX`], a region that no record has.
 fn split(region: u64) -> (usize, u64) {
     let region = region.min(REGIONS_MAX);
     (usize::try_from(region / 64).unwrap_or(usize::MAX), 1 << (region % 64))

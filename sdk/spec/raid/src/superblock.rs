@@ -127,7 +127,7 @@ pub struct Superblock {
 /// Why bytes are not a superblock that can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SuperblockError {
-    /// The signature is missing: the bytes are not of a member of an array.
+    /// The signature is missing, so the bdev is not a member of an array.
     NoSignature,
     /// The superblock is longer than the bytes: read this many and try again.
     TooShort {

@@ -1,4 +1,4 @@
-//! What a front end writes and reads: requests as bytes, answers as values.
+//! The front end's side: encodes requests and parses answers.
 
 use crate::bytes::Reader;
 use crate::message::{Config, MemoryRegion, Request, RingFd, RingState};
@@ -7,7 +7,7 @@ use crate::message::{Config, MemoryRegion, Request, RingFd, RingState};
 const NO_FD: u64 = 0x100;
 
 impl Request {
-    /// Number and payload of the request. Its descriptors travel beside.
+    /// Returns number and payload of the request. Its descriptors are sent beside the payload (`SCM_RIGHTS`).
     #[must_use]
     pub fn to_bytes(&self) -> (u32, Vec<u8>) {
         match self {
@@ -93,12 +93,12 @@ pub mod answer {
         payload.try_into().map(u64::from_le_bytes).ok()
     }
 
-    /// The bytes of the configuration space that were asked for. No bytes: the back end refuses.
+    /// The requested bytes of the configuration space; empty when the back end refuses the request.
     #[must_use]
     pub fn config(payload: &[u8]) -> Option<Vec<u8>> {
         let mut r = Reader(payload);
         let (_offset, len, _flags) = (r.u32()?, r.u32()?, r.u32()?);
-        // Some back ends leave the length of the question when they refuse, and send no bytes.
+        // Some back ends refuse with no bytes, but repeat the length of the request.
         (r.0.is_empty() || r.0.len() == len as usize).then(|| r.0.to_vec())
     }
 }

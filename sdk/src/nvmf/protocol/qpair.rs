@@ -214,7 +214,7 @@ impl<T: Target> Qpair<T> {
         // SAFETY: this function now owns the fabric's count, because the fabric makes no more calls for the qpair.
         let this = unsafe { Rc::from_raw(qpair) };
         if this.is_released.replace(true) {
-            // Another release has begun before, and it owns the count.
+            // An earlier call of this function has begun the release and owns the count.
             let _ = Rc::into_raw(this);
             return;
         }

@@ -17,7 +17,7 @@ impl Socket {
     /// Receives the available data into the pieces in order. Returns 0 when the peer has ended its side.
     ///
     /// # Errors
-    /// Those of readv(2); `WouldBlock` when no data is available.
+    /// The errors of readv(2); `WouldBlock` when no data is available.
     pub fn read(&mut self, pieces: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         match pieces {
             // For one piece, recv costs the kernel less than readv.
@@ -30,7 +30,7 @@ impl Socket {
     /// packet back.
     ///
     /// # Errors
-    /// Those of sendmsg(2); `WouldBlock` when the socket accepts nothing.
+    /// The errors of sendmsg(2); `WouldBlock` when the socket accepts nothing.
     pub fn write(&mut self, pieces: &[IoSlice<'_>], has_more: bool) -> io::Result<usize> {
         let mut flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         if has_more {
@@ -54,7 +54,7 @@ pub trait Layer: fmt::Debug + Send + 'static {
     /// As [`Socket::read`], for the user's bytes.
     ///
     /// # Errors
-    /// Those of the socket. `InvalidData` when the peer violates the layer's protocol; the connection then ends.
+    /// The errors of the socket. `InvalidData` when the peer violates the layer's protocol; the connection then ends.
     fn read(&mut self, socket: &mut Socket, pieces: &mut [IoSliceMut<'_>]) -> io::Result<usize>;
 
     /// As [`Socket::write`], for the user's bytes. [`flush`](Self::flush) sends bytes that the layer has accepted but not sent.

@@ -67,7 +67,7 @@ impl Options {
     }
 }
 
-/// The largest size that the system permits. If asked for more, the system would fix the size below its own automatic maximum.
+/// The largest size that the system permits. A request for more would fix the size at a value below the system's automatic maximum.
 fn permitted(what: &str) -> usize {
     let text = std::fs::read_to_string(format!("/proc/sys/net/core/{what}")).unwrap_or_default();
     text.trim().parse().unwrap_or(0)
@@ -116,7 +116,7 @@ impl Stream {
     /// The address at this end.
     ///
     /// # Errors
-    /// Those of getsockname(2).
+    /// The errors of getsockname(2).
     pub fn local_address(&self) -> Result<Address> {
         of_system(rustix::net::getsockname(&self.socket).map_err(io::Error::from)?)
     }

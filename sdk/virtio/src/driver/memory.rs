@@ -1,4 +1,4 @@
-//! Memory that a driver shares with its device: one file that both map.
+//! Memory that a driver shares with its device: a file that both of them map.
 #![expect(unsafe_code, reason = "raw pointers access shared memory")]
 
 use drivebay_sdk::region::Region;
@@ -84,7 +84,7 @@ impl SharedMemory {
     /// The address of `len` bytes from `offset` on.
     ///
     /// # Panics
-    /// When they are not in the memory. That is a fault of this crate, because the device chooses no offsets.
+    /// When the bytes are not in the memory. That is a fault of this crate, because the device chooses no offsets.
     #[inline]
     pub(super) fn at(&self, offset: usize, len: usize) -> *mut u8 {
         assert!(offset <= self.len && len <= self.len - offset, "outside of the shared memory");

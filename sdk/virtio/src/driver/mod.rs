@@ -4,9 +4,9 @@
 //!  offset ─▶ ring │ cells: a request's header and answer, one cell a slot │ data: one buffer a slot
 //! ```
 //!
-//! A queue has a fixed number of slots. A slot has room for one request: its header, its data and its answer lie at fixed
-//! places. So a request takes three descriptors and a copy of its data, and allocates nothing. The driver does not trust the
-//! device: it reads what the device writes once and checks it. A device that breaks a rule is [`DeviceBroken`].
+//! A queue has a fixed number of slots. A slot has room for one request: its header, its data and its answer, each at a fixed offset. So a
+//! request needs at most three descriptors and a copy of its data, and allocates no memory. The driver does not trust the device: it reads
+//! what the device writes once and checks it. A device that breaks a rule is [`DeviceBroken`].
 //!
 //! Only one thread at a time uses a queue.
 #![expect(unsafe_code, reason = "copies data between the shared memory and the buffers of I/O")]
@@ -31,7 +31,7 @@ const DESCRIPTORS: u16 = 3;
 pub const HEADER_MAX: usize = 64;
 /// Longest answer, in bytes.
 pub const ANSWER_MAX: usize = 128;
-/// Distance of two cells, in bytes. The answer has its own cache lines, because the device writes it.
+/// Distance of two cells, in bytes. The answer has its own cache lines, so that the device's writes do not evict the header.
 const CELL: usize = 256;
 /// Offset of the answer in its cell, in bytes.
 const ANSWER: usize = 128;
@@ -41,12 +41,12 @@ const PAGE: usize = 4096;
 /// A rule that the device broke. Its queue cannot be used any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceBroken {
-    /// It handed back more requests than it had.
+    /// The device handed back more requests than it had.
     IndexJump {
-        /// Requests that it announces.
+        /// Number of requests that the device announced.
         ahead: u16,
     },
-    /// It handed back a request that it did not have.
+    /// The device handed back a request that it did not have.
     Id(u32),
 }
 
@@ -119,7 +119,7 @@ impl Layout {
 /// The data of a request.
 #[derive(Clone, Copy, Debug)]
 pub enum Data<'a> {
-    /// None.
+    /// No data.
     None,
     /// The device reads these bytes.
     Bytes(&'a [u8]),
@@ -151,7 +151,7 @@ pub struct Used {
     pub written: u32,
 }
 
-/// One descriptor, without its place in the ring.
+/// The contents of a descriptor.
 #[derive(Clone, Copy, Debug, Default)]
 struct Piece {
     addr: u64,
@@ -243,7 +243,7 @@ impl DriverQueue {
         let slot = self.free.pop()?;
         let (cell, data) = (self.cell(slot), self.data(slot));
         self.copy_in(cell, ask.header);
-        // If the device writes no answer, the answer must not look like a success.
+        // Invalidate the old answer, so that a request whose answer the device does not write does not look like a success.
         self.copy_in(cell + ANSWER, &[0xff]);
         let (len, is_written) = match ask.data {
             Data::None => (0, false),
@@ -284,7 +284,7 @@ impl DriverQueue {
         }
     }
 
-    /// Shows the device the requests that were submitted since the last call. Returns whether the device wants a kick.
+    /// Makes the requests that were submitted since the last call visible to the device. Returns whether the device wants a kick.
     #[inline]
     #[must_use]
     pub fn publish(&mut self) -> bool {
@@ -350,7 +350,8 @@ impl DriverQueue {
         self.free.push(slot);
     }
 
-    /// Asks for a call at the next request that the device hands back, then looks again. Returns whether there is already one.
+    /// Asks the device for a call at the next request that it hands back, then checks again. Returns whether the device has already handed
+    /// one back.
     #[must_use]
     pub fn arm(&mut self) -> bool {
         match &mut self.ring {

@@ -79,7 +79,8 @@ impl PackedDriver {
             return false;
         }
         self.published = new;
-        // The device stores what it wants, then reads the ring. So either the device sees the ring, or this code sees the wish.
+        // The device first stores whether it wants a kick, then reads the ring. So either the device sees the new requests, or this code
+        // sees that it wants a kick.
         fence(Ordering::SeqCst);
         let wish = u32::from_le(memory.u32(self.device).load(Ordering::Relaxed));
         let [a, b, c, d] = wish.to_le_bytes();
@@ -117,7 +118,8 @@ impl PackedDriver {
             u32::from(EVENT_ENABLE) << 16
         };
         memory.u32(self.driver).store(wish.to_le(), Ordering::Relaxed);
-        // The device hands back a request, then reads the wish. So either the device sees the wish, or this code sees the request.
+        // The device first hands back a request, then reads whether the driver wants a call. So either the device sees that the driver
+        // wants a call, or this code sees the request.
         fence(Ordering::SeqCst);
         self.is_used(memory)
     }
@@ -131,7 +133,7 @@ impl PackedDriver {
     #[inline]
     fn is_used(&self, memory: &SharedMemory) -> bool {
         if self.next_used == self.next_available {
-            return false; // the device has nothing
+            return false; // the device has no request
         }
         let at = self.ring + usize::from(self.next_used.index) * DESCRIPTOR_LEN + 14;
         let flags = u16::from_le(memory.u16(at).load(Ordering::Acquire));

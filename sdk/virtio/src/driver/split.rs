@@ -16,7 +16,7 @@ pub(super) struct SplitDriver {
     used: usize,
     /// Next entry of the available ring. It wraps at 2^16.
     next_available: u16,
-    /// The available index that the device was shown last.
+    /// The available index at the last `publish`.
     published: u16,
     /// Next entry of the used ring.
     next_used: u16,
@@ -57,7 +57,8 @@ impl SplitDriver {
         }
         self.published = new;
         memory.u16(self.available + 2).store(new.to_le(), Ordering::Release);
-        // The device stores what it wants, then reads the index. So either the device sees the index, or this code sees the wish.
+        // The device first stores whether it wants a kick, then reads the index. So either the device sees the new index, or this code
+        // sees that it wants a kick.
         fence(Ordering::SeqCst);
         if self.event_idx {
             let event = memory.u16(self.used + 4 + 8 * usize::from(self.size));
@@ -98,13 +99,15 @@ impl SplitDriver {
         } else {
             memory.u16(self.available).store(0, Ordering::Relaxed);
         }
-        // The device hands back a request, then reads the wish. So either the device sees the wish, or this code sees the request.
+        // The device first hands back a request, then reads whether the driver wants a call. So either the device sees that the driver
+        // wants a call, or this code sees the request.
         fence(Ordering::SeqCst);
         self.used_index(memory) != self.next_used
     }
 
     pub(super) fn disarm(&mut self, memory: &SharedMemory) {
-        // With event indices, the device passes an old event index once in 2^16 requests, which costs only a call.
+        // The flag has no effect with event indices. The device then reaches the old event index once in 2^16 requests, which costs only a
+        // needless call.
         if !self.event_idx {
             memory.u16(self.available).store(AVAIL_NO_INTERRUPT.to_le(), Ordering::Relaxed);
         }

@@ -17,7 +17,7 @@ struct Pair {
 
 fn pair(size: u16, packed: bool, event_idx: bool) -> Pair {
     let layout = Layout { size, slots_max: 128, data_len: DATA_LEN, packed };
-    // Pages, so that everything is aligned as in a mapping.
+    // Allocate whole pages, so that the memory is aligned as in a mapping.
     let pages = vec![[0_u128; PAGE / 16]; layout.len_bytes() / PAGE + 1].leak();
     let skip = pages.as_ptr().align_offset(PAGE).min(PAGE);
     let base = pages.as_mut_ptr().cast::<u8>().wrapping_add(skip);

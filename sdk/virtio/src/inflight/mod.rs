@@ -152,7 +152,7 @@ impl Part {
     /// Begins to clear the record. The version is stored last, so if the device dies before that, the record counts as new.
     fn begin_clear(&self, version: usize) {
         self.u16(version).store(0, Relaxed);
-        // No later store comes before this one.
+        // Later stores must not become visible before this one.
         fence(Release);
     }
 

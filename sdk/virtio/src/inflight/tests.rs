@@ -246,7 +246,7 @@ fn whenever_a_device_dies_the_next_one_finds_what_was_not_given_back_in_order_an
             }
         }
         assert!(deaths_seen > 100);
-        // The last device works too: it hands back everything.
+        // The last device, which does not die, hands back everything.
         taken.extend(found(&mut device, packed));
         for (_, chain) in taken {
             device.push(&chain, 1);

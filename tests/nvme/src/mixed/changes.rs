@@ -63,7 +63,7 @@ fn remove_and_add(scene: &Scene, controller: &mut Controller) -> Result<(), Stri
     Ok(())
 }
 
-/// Creates a disk, every other time with another one on top, uses it, and deletes it under I/O.
+/// Creates a disk, uses it, and deletes it under I/O. Every other time, a second disk lies on top of it.
 fn make_and_delete(scene: &Scene, round: usize) -> Result<(), String> {
     let host = &scene.host;
     let bdev = if round.is_multiple_of(2) { "short" } else { "past_short" };

@@ -17,7 +17,7 @@ const STAYING: (usize, usize) = (16, 512);
 const VISITING: (usize, usize) = (4, 256);
 /// The first block of the visitors' lanes, behind the lanes of the clients that stay.
 const VISITED: u64 = (STAYING.0 * STAYING.1) as u64;
-/// Places that a visitor uses one after the other.
+/// Number of regions that visitors use in turn.
 const PLACES: usize = 4;
 const PLACE_LEN: u64 = (VISITING.0 * VISITING.1) as u64;
 /// The most answers that a visitor stays for.
@@ -70,7 +70,7 @@ fn visit(scene: &Scene, visitor: usize, number: usize, random: &mut Random) -> R
             let cntlid = controller.cntlid();
             drop((queue, controller));
             add(&scene.counts.drops, 1);
-            // Only then none of its writes is in flight any more.
+            // Wait for this: only then no write of the visitor is in flight any more.
             eventually("a controller that was dropped is gone", || {
                 let found = scene.host.call("nvmf_subsystem_get_controllers", json!({"nqn": NQN}));
                 found

@@ -54,7 +54,7 @@ enum Doing {
     Write(Range<usize>, u64),
     Zero(Range<usize>),
     Unmap(Range<usize>),
-    /// With data that matches, or not.
+    /// Compares blocks with their data (`true`), or with wrong data.
     Compare(Range<usize>, bool),
     Flush,
 }
@@ -211,7 +211,7 @@ impl<'a> Lanes<'a> {
         let (_, doing) = self.lanes[lane].doing.take().unwrap();
         let status = completed.completion.status;
         if self.disk.refusals.contains(&status) {
-            // The command may or may not have been executed.
+            // The connection is gone, so nobody knows whether the command was executed.
             if let Doing::Write(range, _) | Doing::Zero(range) | Doing::Unmap(range) = doing {
                 self.lanes[lane].held[range].fill(Held::Any);
             }

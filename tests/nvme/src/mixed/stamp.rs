@@ -87,7 +87,7 @@ enum Found {
         lba: u64,
         generation: u64,
     },
-    /// It begins like that block, and differs from this byte on.
+    /// The block begins like this block, and differs from this byte on.
     Torn {
         disk: u64,
         lba: u64,

@@ -17,7 +17,7 @@ struct Lane {
 }
 
 pub(crate) fn run(plan: &Plan, queues: Vec<Queue>, namespace: Namespace) -> Result<Report, String> {
-    // More threads than cores would take turns of milliseconds while completions for the others wait.
+    // With more threads than cores, each thread would run for milliseconds while completions for the others wait.
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let share = queues.len().div_ceil(threads).max(1);
     let mut lanes = queues.into_iter().map(|queue| Lane {

@@ -46,8 +46,7 @@ impl Links {
         Ok(Self { _controllers: controllers, queues, namespace, depth })
     }
 
-    /// Takes out the queues that get I/O: the last ones, so that the target serves the idle ones
-    /// first.
+    /// Removes and returns the queues that get I/O. These are the last queues, so that the target serves the idle queues first.
     pub(crate) fn busy(&mut self, plan: &Plan) -> Result<Vec<Queue>, String> {
         let idle = self.queues.len().saturating_sub(plan.connections);
         let blocks = plan.io_size / self.namespace.block_size;

@@ -84,7 +84,7 @@ fn of_fio(bench: &Bench, file: &Path, pattern: &str, depth: u32) -> Result<f64, 
         "--fixedbufs",
         "--registerfiles",
         "--direct=1",
-        // The other two write zeroes as well. It matters on a disk that compresses.
+        // Write zeroes, because the other two programs write zeroes, too. The contents matter on a disk that compresses.
         "--zero_buffers",
     ]);
     fio.args(["--bs=4k", "--time_based", "--cpus_allowed=0", "--output-format=json"]);

@@ -112,7 +112,7 @@ impl Case {
         }
     }
 
-    /// The arguments of `drivebay perf` for it. The caller adds when the run ends.
+    /// The arguments of `drivebay perf` for this case. The caller adds those that say when the run ends.
     pub(super) fn arguments(&self, depth: u32) -> Vec<String> {
         let (bdev, calls) = self.calls();
         let mut arguments = perf_arguments(self.pattern, depth, &bdev, &calls);
@@ -129,8 +129,8 @@ impl Case {
     }
 }
 
-/// The calls that make `array` of `member0`, `member1`, …: two for raid1, four for raid0, five for raid5f, whose stripes have
-/// 128 KiB. Each has `mib` MiB.
+/// The calls that create `array` from `member0`, `member1`, …: raid1 has two members, raid0 four, and raid5f five, with stripes of 128
+/// KiB. Each member has `mib` MiB.
 pub(super) fn array_calls(level: &str, mib: u64) -> Vec<(&'static str, Value)> {
     let (count, strip_size_kb) = match level {
         "raid1" => (2, 0),
@@ -146,7 +146,7 @@ pub(super) fn array_calls(level: &str, mib: u64) -> Vec<(&'static str, Value)> {
     names.iter().map(member).chain([("bdev_raid_create", array)]).collect()
 }
 
-/// The arguments of `drivebay perf` for a bdev that these calls make. The caller adds when the run ends.
+/// The arguments of `drivebay perf` for a bdev that these calls create. The caller adds those that say when the run ends.
 pub(super) fn perf_arguments(
     pattern: &str,
     depth: u32,

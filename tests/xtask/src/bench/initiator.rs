@@ -1,5 +1,5 @@
-//! The NVMe/TCP initiator: one target on the second core, the initiators of both sides in turn on the first; a relay, which is target and
-//! initiator at once; and how long an I/O takes when the target of one of two paths is killed.
+//! The NVMe/TCP initiator. One target runs on the second core, and the initiators of both sides run in turn on the first core. The bench
+//! also measures a relay, which is target and initiator at once, and the longest I/O when the target of one of two paths is killed.
 
 use super::case::perf_arguments;
 use super::load::{self, Plan};
@@ -16,9 +16,9 @@ const RELAY: &str = "nqn.2026-01.io.drivebay:relay";
 const UUID: &str = "6f9d7b1c-52a4-4a6b-9a2e-3f2f0c1d9e10";
 const SIZES: [(&str, &str); 2] = [("4 KiB", "4096"), ("128 KiB", "131072")];
 const DEPTHS: [u32; 3] = [1, 32, 128];
-/// Where the target runs, beside the initiator.
+/// The core of the target. The initiator has the other one.
 const TARGET_CORE: &str = "0x2";
-/// Keep alive timeout of the paths in milliseconds. A target that says nothing is noticed after one and a half of it at most.
+/// Keep alive timeout of the paths, in milliseconds. The initiator notices a silent target after at most one and a half timeouts.
 const KEEP_ALIVE_MS: u32 = 2000;
 /// How long a write waits after its target has closed the connection, in milliseconds: `docs/nvme.md`.
 const QUIET_MS: u32 = 2000;
@@ -84,7 +84,7 @@ fn rates(bench: &Bench) -> Result<(), String> {
     Ok(())
 }
 
-/// A relay exports the disk of the target. It is held while the other one is measured.
+/// Starts a relay, which exports the disk of the target. SIGSTOP holds it while the other side's relay is measured.
 fn relay(bench: &Bench) -> Result<(), String> {
     table::begin(
         "Relay (target, initiator, target): 4 KiB reads per second, one connection",
@@ -121,7 +121,7 @@ fn relay(bench: &Bench) -> Result<(), String> {
     Ok(())
 }
 
-/// The longest I/O of a run in which the target of the first of two paths is killed, or only stops. No I/O may fail.
+/// Returns the longest I/O of a run during which the target of the first of two paths is killed, or is only stopped. No I/O may fail.
 fn failover(bench: &Bench) -> Result<(), String> {
     table::begin(
         "Failover: two paths, depth 32, the target of the first one ends: longest I/O, ms (ours)",
@@ -145,7 +145,7 @@ fn failover(bench: &Bench) -> Result<(), String> {
 }
 
 fn longest_ms(bench: &Bench, pattern: &str, signal: &str) -> Result<f64, String> {
-    // Both have a disk of their own: what was written is not read here.
+    // Each target has its own disk. That is enough, because the run does not compare data.
     let targets = [target(bench, 1)?, target(bench, 1001)?];
     let options = json!({"keep_alive_timeout_ms": KEEP_ALIVE_MS});
     let mut calls = vec![("bdev_nvme_set_options", options)];

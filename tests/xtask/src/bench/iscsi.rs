@@ -222,7 +222,8 @@ impl Tgt {
         std::fs::File::create_new(&file)
             .and_then(|file| file.set_len(BLOCKS * u64::from(BLOCK_LEN)))
             .map_err(|error| format!("{}: {error}", file.display()))?;
-        // Names its control socket. Half of the port is below 32768: tgt may keep the number in a signed 16-bit integer.
+        // The number of its control socket. Use half of the port, which is below 32768, because tgt may keep the number in a signed 16-bit
+        // integer.
         let control = (port / 2).to_string();
         let mut command = Command::new("taskset");
         command.args(["-c", "0", "tgtd", "-f", "-C", &control, "--iscsi"]);

@@ -32,7 +32,7 @@ pub(super) fn ours(bench: &Bench, port: u16, plan: &Plan) -> Result<Told, String
     run(port, plan, &["--seconds", &bench.seconds.to_string()])
 }
 
-/// The same as [`ours`], but the load decides when it ends.
+/// As [`ours`], but the options of the load say when it ends.
 pub(super) fn run(port: u16, plan: &Plan, more: &[&str]) -> Result<Told, String> {
     Connected::new(port, plan, more)?.run()
 }

@@ -75,7 +75,7 @@ fn rates(bench: &Bench) -> Result<(), String> {
     Ok(())
 }
 
-/// There are more clusters than a run writes to, so most writes are the first ones to their cluster.
+/// The volume has more clusters than the run writes, so most writes are the first to their cluster.
 fn first_writes(bench: &Bench) -> Result<(), String> {
     table::begin(
         "First writes: 4 KiB at random on a thin volume of 512 MiB with clusters of 8 KiB, depth 1",
@@ -229,7 +229,7 @@ fn killed_store(bench: &Bench, path: &Path, volumes: usize, mib: u64) -> Result<
 
 fn open_ms(bench: &Bench, side: Side, path: &Path, volumes: usize) -> Result<f64, String> {
     let mut server = Server::start(bench, side, "0x1")?;
-    // These calls load our two plugins before the clock starts. The second one fails: there is no such bdev.
+    // Load both of our plugins before the clock starts. The second call fails after the load, because there is no such bdev.
     server.call("bdev_lvol_get_lvstores", &Value::Null)?;
     _ = server.call("bdev_aio_delete", &json!({"name": "none"}));
     let began = Instant::now();

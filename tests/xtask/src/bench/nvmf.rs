@@ -230,7 +230,7 @@ pub(super) fn loaded(
     let elapsed = began.elapsed().as_secs_f64();
     let (busy, cpu) = (server.busy_seconds()? - busy, server.cpu_seconds()? - cpu);
     let ios = told.iops * f64::from(bench.seconds);
-    // A server that spins also does so while the initiator starts. That time does not belong to the I/O.
+    // Subtract the time that a polled server spins while the initiator starts, because it does not belong to the I/O.
     let share = match server.side {
         Side::Ours => 1.0,
         Side::Reference => f64::from(bench.seconds) / elapsed,
@@ -260,7 +260,7 @@ fn reference_load(
     command.args(["-r", &address, "-q", &depth.to_string(), "-o", &plan.io_size.to_string()]);
     command.args(["-w", if plan.write { "randwrite" } else { "randread" }]);
     command.args(["-t", &bench.seconds.to_string(), "-P", &plan.connections.to_string()]);
-    // It distributes the depth over its queues as they answer. Sometimes one queue then has no request left.
+    // The initiator distributes its depth over the queues as they answer, so a queue may get no request and fail the run.
     let mut tried = super::case::output(&mut command);
     for _ in 0..TRIES {
         if tried.is_ok() {

@@ -118,7 +118,7 @@ impl Parser {
         names.get(number).cloned().unwrap_or_default()
     }
 
-    /// A line has a position and its costs. Costs at its end may be missing.
+    /// A line has a position and its costs. Missing costs at the end of a line are 0.
     fn costs(&mut self, line: &str) {
         if !line.starts_with(|first: char| first.is_ascii_digit() || "+-*".contains(first)) {
             return;

@@ -88,7 +88,7 @@ fn rebuilds(bench: &Bench) -> Result<(), String> {
     Ok(())
 }
 
-/// The server ends with this function: it must not share its core with the next measurement.
+/// The server ends with this function, because it must not share its core with the next measurement.
 fn rebuild_without_load(bench: &Bench, side: Side) -> Result<f64, String> {
     let mut server = Server::start(bench, side, "0x1")?;
     for (method, params) in array_calls("raid1", REBUILT) {
@@ -110,7 +110,7 @@ fn rebuild(client: &mut Client, mib: u64) -> Result<f64, String> {
     client.call("bdev_raid_remove_base_bdev", &json!({"name": "member1"}))?;
     let add = json!({"raid_bdev": "array", "base_bdev": "spare"});
     let began = Instant::now();
-    // The reference answers a removal before it has ended.
+    // Wait, because the reference answers a removal before the removal has ended.
     while let Err(why) = client.call("bdev_raid_add_base_bdev", &add) {
         if began.elapsed() > PATIENCE {
             return Err(why);
@@ -221,7 +221,7 @@ fn longest_of(bench: &Bench, event: Event) -> Result<f64, String> {
     command.args(["-t", "2", "--warm-up", "0.5", "-r"]).arg(&socket);
     command.env("DRIVEBAY_RUNTIME", &folder.0).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut running = command.spawn().map_err(|error| format!("drivebay perf: {error}"))?;
-    // The load begins after the calls that make the array.
+    // Wait until the load has begun, after the calls that create the array.
     std::thread::sleep(Duration::from_millis(800));
     let happened = Client::connect(&socket).and_then(|mut client| match event {
         Event::Nothing => Ok(()),

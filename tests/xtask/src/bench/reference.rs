@@ -32,7 +32,7 @@ impl Reference {
         found.then(|| Self { top: top.to_owned(), huge: false }).ok_or_else(missing)
     }
 
-    /// The same tree, but its programs use ordinary pages.
+    /// Returns the same tree with ordinary pages for its programs.
     pub(super) fn without_hugepages(&self) -> Self {
         Self { huge: false, ..self.clone() }
     }

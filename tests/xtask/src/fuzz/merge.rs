@@ -21,8 +21,8 @@ pub(super) fn all(targets: &[String]) -> Result<Tally, String> {
     Ok(tally)
 }
 
-/// Files in the corpus stay. Of the new inputs, libFuzzer chooses a set that together reaches the most. From that set,
-/// short and long inputs are taken alternately, as long as there is room.
+/// Files in the corpus stay. Of the new inputs, libFuzzer chooses a set that together reaches the most code. From that set, this function
+/// takes short and long inputs alternately, as long as the corpus has room.
 fn merge(program: &Path, target: &str) -> Result<(), String> {
     let (corpus, found) = (corpora().join(target), folder().join("corpus").join(target));
     let chosen = folder().join("chosen").join(target);

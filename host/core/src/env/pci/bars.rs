@@ -1,4 +1,5 @@
-//! Mapped BARs, for the SIGBUS handler: a read of a device that is gone returns all ones, as the bus itself would return.
+//! The mapped BARs, for the SIGBUS handler. When a device is pulled out, an access to its BAR raises SIGBUS. The handler makes such reads
+//! return all ones, as the bus does.
 #![expect(unsafe_code, reason = "replaces a mapping while threads use it")]
 
 use std::ptr;
@@ -7,7 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// The maximum number of BARs that are mapped at once.
 pub(super) const MAX: usize = 1024;
 
-/// One mapping. `addr` is 0 while the place is free, and is stored last.
+/// One mapping. `addr` is 0 while the place is free. [`add`] stores `addr` after `len`, so that the handler never sees a half-filled
+/// place.
 struct Mapped {
     addr: AtomicUsize,
     len: AtomicUsize,
@@ -15,7 +17,7 @@ struct Mapped {
 
 static MAPPED: [Mapped; MAX] =
     [const { Mapped { addr: AtomicUsize::new(0), len: AtomicUsize::new(0) } }; MAX];
-/// Marks a place that is being filled.
+/// The value of `addr` while a thread fills the place. No BAR has this address.
 const TAKEN: usize = 1;
 
 /// Adds a mapping; false when there are [`MAX`] already.
@@ -29,14 +31,15 @@ pub(super) fn add(addr: usize, len: usize) -> bool {
     true
 }
 
-/// Forgets a mapping.
+/// Frees the place of a mapping, before the BAR is unmapped.
 pub(super) fn remove(addr: usize) {
     if let Some(place) = MAPPED.iter().find(|place| place.addr.load(Ordering::Acquire) == addr) {
         place.addr.store(0, Ordering::Release);
     }
 }
 
-/// Called by the SIGBUS handler: if `addr` is in a BAR, its page becomes a page of all ones. Async-signal-safe.
+/// Called by the SIGBUS handler. If `addr` is in a BAR, replaces the page at `addr` by a page of all ones and returns true.
+/// Async-signal-safe.
 pub(in crate::env) fn gone(addr: usize) -> bool {
     const PAGE: usize = 4096;
     let is_in = |place: &&Mapped| {

@@ -37,7 +37,7 @@ const VECTORS_MAX: u32 = 256;
 
 static DEVICES: Mutex<BTreeMap<u64, Arc<Device>>> = Mutex::new(BTreeMap::new());
 static LAST: AtomicU64 = AtomicU64::new(0);
-/// Held while a device is opened or closed. That may take long, and `DEVICES` stays free meanwhile for calls about other devices.
+/// Held while a device is opened or closed. Both may take long, so `DEVICES` stays unlocked for calls about other devices.
 static CHANGING: Mutex<()> = Mutex::new(());
 
 struct Device {
@@ -47,7 +47,8 @@ struct Device {
     file: Option<File>,
     vfio: Option<VfioDevice>,
     state: Mutex<State>,
-    /// Held while the command register is changed, so that no write of an old value switches bus mastering on again.
+    /// Held while the command register is read, changed and written. Otherwise a second thread could write back an older value and switch
+    /// bus mastering on again.
     command: Mutex<()>,
 }
 
@@ -62,7 +63,7 @@ struct State {
 /// Opens a device for a plugin. The kernel resets the device, and bus mastering is off. `[any thread]`
 ///
 /// # Errors
-/// The text says what the operator can do. `bay_pci_open_fn` lists the codes.
+/// The text tells the operator what to do. `bay_pci_open_fn` lists the codes.
 pub fn open(owner: usize, address: &str) -> Result<u64> {
     let root = Path::new(sysfs::ROOT);
     let address: Address = address.parse()?;
@@ -146,7 +147,7 @@ pub fn config_read(owner: usize, handle: u64, offset: u32, len: u32) -> Result<u
     find(owner, handle)?.config_read(offset, len)
 }
 
-/// Writes 1, 2 or 4 bytes of configuration space. The bit for bus mastering stays as it is. `[any thread]`
+/// Writes 1, 2 or 4 bytes of configuration space, except the bit for bus mastering, which only [`set_master`] changes. `[any thread]`
 ///
 /// # Errors
 /// As [`config_read`].
@@ -169,7 +170,7 @@ pub fn bar(owner: usize, handle: u64, index: u32) -> Result<(usize, usize)> {
     find(owner, handle)?.bar(index)
 }
 
-/// Lets the device read and write memory, or stops it. `[any thread]`
+/// Switches bus mastering on or off. The device can read and write memory only while it is on. `[any thread]`
 ///
 /// # Errors
 /// `EIO` when the device is gone.
@@ -356,9 +357,10 @@ impl Device {
 }
 
 impl Drop for Device {
-    /// The order matters: first the device stops reaching memory, then everything that holds it open is closed, and its group last.
+    /// The order matters. First the device loses its access to memory. Then everything that keeps the device open is closed, and its group
+    /// last.
     fn drop(&mut self) {
-        // This fails when the device is gone, and then it reaches no memory either.
+        // An error means that the device is gone, so it cannot access memory either.
         let _ = self.set_command(0, BUS_MASTER);
         for (addr, len) in std::mem::take(&mut lock(&self.state).bars).into_values() {
             bars::remove(addr);
@@ -367,7 +369,7 @@ impl Drop for Device {
         }
         self.file = None;
         let vfio = self.vfio.take();
-        // The library looks up the group in sysfs. It panics when sysfs no longer has the device because it was pulled out.
+        // vfio-ioctls looks up the group in sysfs and panics when the device was pulled out and sysfs no longer lists it.
         if catch_unwind(AssertUnwindSafe(|| drop(vfio))).is_err() {
             tracing::debug!("PCI device {} was gone when it was closed", self.address);
         }

@@ -1,8 +1,8 @@
-//! The ledger of DMA maps: which of the host's memory devices reach, and at which addresses.
+//! The ledger of DMA maps: which memory of the host devices can access, and at which addresses.
 //!
-//! All devices share one container, and so one address space. A region is in the ledger from [`share`] until it is freed. It is mapped
-//! while a device is open: the host makes the container for the first device and drops it with the last. It maps nothing else, so a device
-//! reaches only memory that was handed out for devices.
+//! All devices share one container, which is one address space. A region is in the ledger from [`share`] until the region is freed. The
+//! container exists while a device is open: the first device creates it, and the last one drops it. It maps every region of the ledger and
+//! nothing else, so a device can access only memory that the host handed out for devices.
 #![expect(unsafe_code, reason = "memory is mapped for devices by its address")]
 
 use crate::env::region;
@@ -12,17 +12,17 @@ use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vfio_ioctls::{VfioContainer, VfioError};
 
-/// The first address that devices see. Below 4 GiB are addresses that an IOMMU keeps for interrupts.
+/// The first address that the ledger gives to a region. An IOMMU keeps addresses below 4 GiB for interrupts.
 const FIRST_IOVA: u64 = 1 << 32;
-/// One past the last address. Every IOMMU translates addresses of 39 bits.
+/// One past the last address that the ledger gives to a region. Every IOMMU translates addresses of at least 39 bits.
 const END_IOVA: u64 = 1 << 39;
 /// Alignment of a region's address in bytes, so that the IOMMU can use large pages.
 const ALIGN: u64 = 2 << 20;
 
-/// How many threads are giving pages back to the system now.
+/// How many threads are inside `give_back` of [`unless_mapped`] now.
 static GIVING_BACK: AtomicUsize = AtomicUsize::new(0);
 
-/// The address space of devices.
+/// The address space of all devices: what the ledger needs of a VFIO container.
 trait Maps {
     fn map(&self, iova: u64, addr: usize, len: usize) -> Result<(), VfioError>;
     fn unmap(&self, iova: u64, len: usize) -> Result<(), VfioError>;
@@ -61,7 +61,7 @@ fn ledger() -> MutexGuard<'static, Ledger<VfioContainer>> {
     LEDGER.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Lets devices reach a DMA region of the host until it is freed. `[any thread]`
+/// Lets devices access a DMA region of the host until the region is freed. `[any thread]`
 ///
 /// # Errors
 /// `EINVAL` when it is not a DMA region of the host, `ENOMEM` when it cannot be locked or has no place in the address space.
@@ -74,11 +74,12 @@ pub(in crate::env) fn unshare(number: u32) {
     ledger().unshare(number);
 }
 
-/// Runs `give_back`, which replaces pages of a region, unless devices reach the region: they would keep the old pages. Returns whether it
-/// ran. No region is mapped while it runs. `[any thread]`
+/// Runs `give_back`, which returns pages of a region to the system, and returns true. Does nothing and returns false when devices can
+/// access the region, because they would keep the old pages. No region is mapped while `give_back` runs. `[any thread]`
 pub(in crate::env) fn unless_mapped(number: Option<u32>, give_back: impl FnOnce()) -> bool {
     GIVING_BACK.fetch_add(1, Ordering::SeqCst);
-    // Either this thread sees that the region is about to be mapped, or `Ledger::map` sees this thread and waits.
+    // This thread counts itself and then reads the address of the region. `Ledger::map` sets the address and then reads the count. So
+    // either this thread sees that the region is about to be mapped, or `Ledger::map` sees this thread and waits.
     fence(Ordering::SeqCst);
     let is_mapped = number.is_some_and(|number| region::iova(number).is_some());
     if !is_mapped {
@@ -172,7 +173,8 @@ impl<C: Maps> Ledger<C> {
         region::set_iova(number, None);
         let result = self.container.as_ref().map_or(Ok(()), |container| container.unmap(iova, len));
         if let Err(error) = result {
-            // The kernel keeps the pages, so a device cannot reach memory of others. But the ledger was wrong.
+            // The kernel keeps the pages pinned, so a device cannot access another owner's memory. But the ledger and the container
+            // disagree, which is a fault of the host.
             tracing::error!("memory region {number} could not be unmapped from devices: {error}");
         }
     }
@@ -230,7 +232,7 @@ mod tests {
     use crate::env::memory;
     use vmm_sys_util::errno::Error as SysError;
 
-    /// An IOMMU that records its maps and refuses more than `room` bytes.
+    /// An address space for tests. It records its maps and refuses more than `room` bytes.
     #[derive(Default)]
     struct Iommu {
         maps: Mutex<BTreeMap<u64, (usize, usize)>>,
@@ -283,7 +285,7 @@ mod tests {
         assert_eq!(region::iova(third), None);
         ledger.unshare(first);
         assert_eq!(region::iova(first), None);
-        // The ledger uses the gap again.
+        // The ledger reuses the addresses of the freed region.
         ledger.share(third).unwrap();
         assert_eq!(region::iova(third), Some(FIRST_IOVA));
         ledger.end();

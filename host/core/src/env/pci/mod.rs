@@ -3,11 +3,11 @@
 //! ```text
 //! sysfs    lists the devices of the machine; changes nothing
 //! device   an open device: BARs, configuration space, bus mastering, interrupts
-//! ledger   which of the host's memory devices reach, and at which addresses
-//! refusal  why a device cannot be opened, and what the operator can do
+//! ledger   which memory of the host devices can access, and at which addresses
+//! refusal  errors for a device that cannot be opened; each says what to do
 //! ```
 //!
-//! `docs/pci.md` has the words and the rules.
+//! `docs/pci.md` explains the terms and the rules.
 
 mod bars;
 pub mod device;

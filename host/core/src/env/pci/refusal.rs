@@ -1,4 +1,4 @@
-//! Why a device cannot be opened, in words that say what the operator can do.
+//! Why a device cannot be opened. Each text tells the operator what to do.
 
 use super::Address;
 use super::sysfs::{self, Found};

@@ -1,4 +1,4 @@
-//! Lists PCI devices from sysfs, which has them as text. A device may disappear while this code reads its files.
+//! Lists PCI devices from the text files of sysfs. A device may disappear while this code reads its files; the list then leaves it out.
 
 use super::Address;
 use std::fs;
@@ -58,7 +58,7 @@ pub fn find(root: &Path, address: Address) -> Option<Found> {
         subvendor: id("subsystem_vendor").unwrap_or(0),
         subdevice: id("subsystem_device").unwrap_or(0),
         class: number("class")?,
-        // -1: the kernel does not know.
+        // The file contains -1 when the kernel does not know the node.
         numa: numa.trim().parse().ok(),
         iommu_group: linked(&folder.join("iommu_group")).and_then(|name| name.parse().ok()),
         driver: linked(&folder.join("driver")),

@@ -210,7 +210,7 @@ async fn create(params: Create) -> Result<String, RpcError> {
     };
     let created = store.store.create_volume(&new).await;
     let id = created.map_err(|error| match error.errno {
-        // These were refused before the operation began.
+        // These errors come before the operation begins, so they keep their own code.
         errno::EEXIST | errno::EINVAL => stores::error(error).into(),
         _ => store_failed(error),
     })?;

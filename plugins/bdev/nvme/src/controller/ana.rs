@@ -84,7 +84,7 @@ impl Controller {
     pub(super) async fn watch_ana(self: Rc<Self>, admin: Rc<Admin>) {
         loop {
             self.path.ana_is_doubted().await;
-            // Channels do not use a leg that they doubt until the log has been read.
+            // A channel that saw such a status does not use the leg until the log has been read.
             while !self.ana_changed(&admin).await {
                 task::sleep(RETRY_DELAY).await;
             }

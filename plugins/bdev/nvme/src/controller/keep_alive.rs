@@ -25,7 +25,7 @@ impl KeepAlive {
 }
 
 impl KeepAlive {
-    /// Sends no more keep alives. The target then closes the connections whose end it has not seen.
+    /// Stops sending keep alives. After its timeout, the target then closes connections that it still takes for open.
     pub(super) fn stop(&mut self) {
         if let Some(task) = &mut self.0 {
             task.cancel();

@@ -1,7 +1,7 @@
 //! A controller: connects it, watches it, and connects it again when the connection is lost. `[app thread]`
 //!
-//! One task follows a controller from its first connection to its end ([`Controller::follow`]). A caller that wants something, such as a
-//! reset, leaves a [`Wish`] and wakes that task. So no two things happen to a controller at the same time.
+//! One task follows a controller from its first connection to its end ([`Controller::follow`]). A caller that needs an operation, such as
+//! a reset, leaves a [`Wish`] and wakes that task. So a controller has only one operation at a time.
 
 mod ana;
 pub(crate) mod bring_up;
@@ -42,9 +42,9 @@ pub(crate) use trids::{Removed, Trid, Trids};
 
 /// The maximum number of entries in an I/O queue; fewer when the controller allows fewer.
 const IO_ENTRIES: u16 = 257;
-/// How long to wait between two tries to connect when `reconnect_delay_sec` is 0.
+/// How long to wait between two attempts to connect when `reconnect_delay_sec` is 0.
 const DELAY: Duration = Duration::from_secs(1);
-/// How long the outstanding commands of a controller that is detached may take.
+/// How long a detach waits for the controller's outstanding commands.
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// Errno values of Linux.
@@ -100,7 +100,7 @@ struct Connection {
     admin: Rc<Admin>,
     keep_alive: KeepAlive,
     way: Way,
-    /// The address that it is connected to. A call may have removed it since.
+    /// The address that the controller is connected to. A call may have removed this address from the list since.
     trid: Rc<Trid>,
 }
 
@@ -144,7 +144,7 @@ enum Next {
     /// The connection is lost, and why.
     Lost(String),
     Wish(Wish),
-    /// The controller stayed away for too long, or the kernel wants its device back.
+    /// The plugin gives the controller up: it was disconnected for too long, or the kernel wants the device back.
     GivenUp(Error),
 }
 
@@ -187,10 +187,11 @@ impl Controller {
         Ok(controller)
     }
 
-    /// Adds an address, which is used when the others fail.
+    /// Adds an address that replaces the address in use when that one fails.
     ///
     /// # Errors
-    /// `EINVAL` when another subsystem is there, `ENODEV` when the controller is being removed; or it could not be connected.
+    /// `EINVAL` when another subsystem answers at the address, `ENODEV` when the controller is being removed, or the error of the
+    /// connection.
     pub(crate) async fn add_trid(&self, trid: Trid) -> Result<()> {
         let Enabled { admin, data, .. } =
             enable(&trid.target, 0, 0, self.settings.timeouts).await?;
@@ -307,7 +308,7 @@ impl Controller {
             self.trids.left(&connection.trid, notices.unwrap_or(u64::MAX));
         }
         if let Some(connection) = &mut *self.connection.borrow_mut() {
-            // The target may take its time to notice that this host is gone. That time begins now.
+            // The target may need up to the keep alive timeout to notice the loss. That time begins now.
             connection.keep_alive.stop();
         }
         self.path.set(State::Away);
@@ -317,8 +318,9 @@ impl Controller {
         }
     }
 
-    /// Stops the controller if it is on PCIe, and returns whether it is. Channels take their commands back only from a controller that no
-    /// longer accesses memory. No command is answered any more, so the calls that wait for one on the admin queue end with `why`.
+    /// Stops a controller on PCIe and returns true; returns false on TCP. Channels take their commands back only from a stopped
+    /// controller, because it no longer accesses memory. A stopped controller answers nothing, so calls that wait on the admin queue end
+    /// with `why`.
     async fn stop_function(&self, why: &str) -> bool {
         let Some(function) = self.function() else { return false };
         function.stop().await;
@@ -355,7 +357,7 @@ impl Controller {
         Next::Wish(self.wish.take().unwrap_or(Wish::Detach))
     }
 
-    /// Tries until the controller is connected, each of its addresses in turn.
+    /// Tries the controller's addresses in turn until one connects.
     async fn try_to_connect(self: &Rc<Self>, quiet_ns: u64) -> Found {
         let limits = self.settings.limits;
         let delay = match limits.delay_sec {
@@ -386,8 +388,8 @@ impl Controller {
         }
     }
 
-    /// Waits until the controller has been away for too long. After `fast_io_fail_timeout_sec` it fails I/O, even while a try to
-    /// connect is under way.
+    /// Waits until the controller has been disconnected for too long. Fails I/O after `fast_io_fail_timeout_sec`, even during an attempt
+    /// to connect.
     async fn limits_are_over(&self, since_ns: u64) -> Error {
         let Limits { loss_sec, fast_fail_sec, .. } = self.settings.limits;
         let at = |sec: u32| since_ns + nanos(Duration::from_secs(sec.into()));
@@ -405,7 +407,7 @@ impl Controller {
         }
     }
 
-    /// Fails the calls that wait, and fails I/O until the controller is connected.
+    /// Fails the calls that wait for the controller. From now until the controller is connected, I/O fails instead of waiting.
     fn fail_io(&self, why: Error) {
         self.path.set(State::Failing);
         self.answer_calls(&Err(why));
@@ -475,7 +477,7 @@ impl Controller {
         self.settings.attach.is_pci()
     }
 
-    /// The function of a controller on PCIe, while it is open.
+    /// The open PCI function of the controller; `None` on TCP and while the function is closed.
     fn function(&self) -> Option<Arc<Function>> {
         match &self.connection.borrow().as_ref()?.way {
             Way::Tcp(_) => None,
@@ -528,8 +530,8 @@ impl Controller {
     /// Resets, disables or enables the controller, and waits until that is done.
     ///
     /// # Errors
-    /// `ENXIO` when it is being removed; `EALREADY` when it is already in the state that the caller asks for, or is disabled;
-    /// `EBUSY` when it is being reset; or it could not be connected.
+    /// `ENXIO` when the controller is being removed; `EALREADY` when it is disabled or already in the requested state; `EBUSY` when it is
+    /// being reset; or the error of the connection.
     pub(crate) async fn control(&self, wish: Wish) -> Result<()> {
         let refused = |errno, why: &str| Err(Error::new(errno, why));
         let phase = self.phase.get();
@@ -575,7 +577,7 @@ impl Controller {
     /// Removes the bdevs that have no other path, then shuts the controller down.
     async fn end(&self) {
         if self.function().is_some_and(|function| function.is_wanted_back()) {
-            // The kernel waits for the device, so its commands do not get the time to end.
+            // The kernel waits for the device, so the plugin does not wait for outstanding commands.
             self.stop_function("the kernel wants the device back").await;
             self.path.set(State::Failing);
         }
@@ -616,7 +618,7 @@ impl Controller {
         if let Err(error) = shut_down {
             info!("{}: {}", self.name, error.message());
         }
-        // Calls that still wait for an answer must not keep the connection.
+        // End the calls that still wait for an answer, because each of them keeps the connection open.
         admin.give_up("the controller was detached".into());
     }
 }

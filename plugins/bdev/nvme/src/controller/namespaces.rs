@@ -36,7 +36,7 @@ impl Controller {
         Ok(found)
     }
 
-    /// How well the controller serves its namespaces. A namespace that cannot serve its bdev is not used.
+    /// How well the controller serves its namespaces. The plugin does not use a namespace that does not match its bdev.
     pub(super) fn usable(&self, found: &Found) -> BTreeMap<u32, Access> {
         let mut usable = BTreeMap::new();
         for (nsid, namespace) in found {

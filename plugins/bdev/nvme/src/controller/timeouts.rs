@@ -53,7 +53,7 @@ impl Controller {
 }
 
 impl Admin {
-    /// Aborts a command; false when the controller did not abort it, for example because it has just ended.
+    /// Aborts a command. Returns false when the controller did not abort it, for example because the command has just ended.
     async fn abort(&self, sqid: u16, cid: u16) -> Result<bool> {
         let command = Abort { sqid, cid }.to_command();
         let answer = self.run("Abort", command, Data::None).await?.ok("Abort")?;

@@ -1,4 +1,4 @@
-//! The addresses of a controller: one is in use, and the others replace it when it fails (`multipath`: `failover`). `[app thread]`
+//! The addresses of a controller. One of them is in use; when it fails, the next one replaces it (`multipath`: `failover`). `[app thread]`
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -19,7 +19,7 @@ pub(crate) struct Trid {
 #[derive(Debug)]
 pub(crate) struct Trids {
     all: RefCell<Vec<Rc<Trid>>>,
-    /// The one in use.
+    /// Index of the address in use.
     current: RefCell<Rc<Trid>>,
     /// The latest `executes_until_ns` of the addresses that were removed.
     removed_until_ns: Cell<u64>,
@@ -32,7 +32,7 @@ pub(crate) enum Removed {
     Others,
     /// The address in use was removed, and another one has replaced it.
     Current,
-    /// The call names all addresses. None was removed: the caller ends the controller.
+    /// The filter names every address. None was removed, because the caller must remove the whole controller instead.
     All,
 }
 
@@ -57,12 +57,12 @@ impl Trids {
         Rc::clone(&self.current.borrow())
     }
 
-    /// All of them.
+    /// All addresses.
     pub(crate) fn all(&self) -> Vec<Rc<Trid>> {
         self.all.borrow().clone()
     }
 
-    /// Those that are not in use.
+    /// The addresses that are not in use.
     pub(crate) fn alternates(&self) -> Vec<Rc<Trid>> {
         let current = self.current();
         let mut all = self.all();
@@ -115,7 +115,8 @@ impl Trids {
         }
     }
 
-    /// The connection to an address, which may have been removed, is over. Its target may execute commands until `until_ns`.
+    /// Records that the connection to an address has ended, even if the address was removed. The target may execute commands until
+    /// `until_ns`.
     pub(crate) fn left(&self, trid: &Rc<Trid>, until_ns: u64) {
         trid.executes_until_ns.set(until_ns);
         if !self.has(trid) {
@@ -123,8 +124,9 @@ impl Trids {
         }
     }
 
-    /// From when on no command of an earlier connection can execute, once the address in use is connected again. Its target has then closed
-    /// its old connections, so `quiet_ns` is late enough for them. The targets at other addresses may not have closed theirs.
+    /// Returns the time after which no command of an earlier connection can execute, once the address in use is connected again. The
+    /// target at this address has then closed its old connections, so `quiet_ns` is enough for them. Targets at other addresses may still
+    /// have theirs open, so their times count, too.
     pub(crate) fn quiet_ns(&self, quiet_ns: u64) -> u64 {
         let others = self.alternates();
         let others = others.iter().map(|trid| trid.executes_until_ns.get());

@@ -15,7 +15,7 @@ use super::{Function, Memory};
 use crate::admin::{Admin, Answer, Data};
 use crate::options::Timeouts;
 
-/// A reactor that never sleeps looks for a removal once in this many rounds.
+/// A reactor that never sleeps checks for a removal once in this many rounds, because each check is a system call.
 const ROUNDS: u32 = 1 << 16;
 /// Entries of the admin queue.
 const ENTRIES: u16 = 64;
@@ -24,7 +24,7 @@ const ENTRIES: u16 = 64;
 #[derive(Debug)]
 struct Request {
     data: Option<Buf>,
-    /// How much data comes from the controller, in bytes.
+    /// Length of the data that the controller returns, in bytes.
     in_len: usize,
     /// The memory of a queue that the command makes.
     queue: Option<u64>,
@@ -39,7 +39,7 @@ impl Payload for Request {
     }
 }
 
-/// The queue. Dropping it stops the controller before the memory is freed.
+/// The queue. Its drop stops the controller first, and then frees the memory.
 #[derive(Debug)]
 pub(crate) struct AdminRing {
     ring: Ring<Memory, Request>,
@@ -113,7 +113,7 @@ impl AdminRing {
             buf.share_with_devices()?;
             match &data {
                 Data::Out(bytes) => buf.copy_from_slice(bytes),
-                // When the controller sends less than it should, the caller must not see what was in the buffer before.
+                // Clear the buffer. Otherwise the caller would see its old contents when the controller sends less than it should.
                 _ => buf.fill(0),
             }
             request.data = Some(buf);
@@ -159,7 +159,7 @@ impl AdminRing {
         Ok(answered > 0)
     }
 
-    /// Clears the interrupt, then checks whether there is something to do.
+    /// Clears the interrupt, then checks for completions, so that a completion in between is not missed.
     pub(crate) fn prepare_sleep(&self) -> bool {
         self.interrupts.clear();
         self.function.look_for_removal() || self.ring.has_completions()

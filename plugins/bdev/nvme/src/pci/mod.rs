@@ -31,7 +31,7 @@ const VECTORS_MAX: u32 = 33;
 
 static LAST: AtomicU64 = AtomicU64::new(0);
 
-/// Longest data of a command, in bytes: data may have to be copied, and a copy is one buffer of the pools.
+/// Maximum length of a command's data, in bytes. The data must fit one buffer of the pools, because the plugin may have to copy it.
 pub(crate) fn len_max() -> u64 {
     let mut len = LEN_MAX;
     while len > pcie::PAGE && buf::pool_for(len).is_none() {
@@ -87,13 +87,13 @@ impl pcie::Memory for Memory {
 /// An open controller. Every connection opens the device anew, which also resets it.
 #[derive(Debug)]
 pub(crate) struct Function {
-    /// Unique in this process.
+    /// Number of this connection, unique in this process.
     pub(crate) number: u64,
     controller: Controller<Registers>,
     vectors: Vec<Vector>,
     removal: Option<Vector>,
     is_wanted_back: AtomicBool,
-    /// The controller no longer accesses memory, and is never started again.
+    /// The controller is stopped: it no longer accesses memory, and this value never starts it again.
     is_stopped: AtomicBool,
     /// The memory of queues that could not be deleted. It is freed with this value, after the controller is stopped.
     lost: Mutex<Vec<pcie::Queue<Memory>>>,
@@ -108,7 +108,7 @@ impl Function {
             let of_try = address.to_owned();
             let opened = worker::run("nvme open", move || Self::open_here(&of_try)).await?;
             match opened {
-                // Other threads may need a moment to let go of the last connection to the device.
+                // The device may still be open, because other threads release the previous connection a moment later.
                 Err(error) if error.errno() == errno::EBUSY && tries < OPEN_TRIES => tries += 1,
                 opened => return opened,
             }
@@ -126,7 +126,7 @@ impl Function {
             return Err(Error::new(errno::EOPNOTSUPP, why));
         }
         let vectors = device.take_vectors(count)?;
-        // Without it, the registers show a removal: they read as all ones.
+        // Without this eventfd, the plugin notices a removal by registers that read as all ones.
         let removal = device.removal().ok();
         Ok(Arc::new(Self {
             number: LAST.fetch_add(1, Ordering::Relaxed),
@@ -155,7 +155,7 @@ impl Function {
 
     /// The interrupt of a queue, and its number.
     pub(crate) fn vector(&self, qid: u16) -> Option<(u16, &Vector)> {
-        // The admin queue has the first one, unless there is only one.
+        // I/O queues do not use the first vector, which belongs to the admin queue, unless it is the only one.
         let of_io = self.vectors.len().saturating_sub(1);
         let index = match (usize::from(qid), of_io) {
             (0, _) | (_, 0) => 0,
@@ -164,7 +164,7 @@ impl Function {
         Some((u16::try_from(index).ok()?, self.vectors.get(index)?))
     }
 
-    /// Allocates the memory of a queue. It locks memory, so it is for a worker. `[worker]`
+    /// Allocates the memory of a queue. The host locks the memory, which is slow, so call this on a worker. `[worker]`
     pub(crate) fn memory(&self, qid: u16, entries: u16) -> Result<pcie::Queue<Memory>> {
         let alloc = |len: u32| DmaMemory::alloc(&self.device, u32::from(entries) * len).map(Memory);
         let (sq, cq, lists) = (alloc(64)?, alloc(16)?, alloc(pcie::PAGE)?);
@@ -180,14 +180,15 @@ impl Function {
         self.wait(Wait::for_ready(&self.controller, true, thread::now_ns())).await
     }
 
-    /// Has the controller write its caches and prepare for a loss of power. `patience`: the time that the controller says it needs.
+    /// Shuts the controller down: it writes its caches and prepares for a loss of power. `patience` is the time that the controller
+    /// reports for this.
     pub(crate) async fn shut_down(&self, patience: Duration) -> Result<()> {
         self.controller.shut_down();
         let patience_ns = u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX);
         self.wait(Wait::for_shutdown(patience_ns, thread::now_ns())).await
     }
 
-    /// Stops the controller: it accesses no memory afterwards, whether it confirms that or not.
+    /// Stops the controller. It cannot access memory afterwards, even if it does not confirm the stop.
     pub(crate) async fn stop(&self) {
         if self.is_stopped() {
             return;
@@ -200,10 +201,10 @@ impl Function {
         self.cut_off();
     }
 
-    /// Takes the bus away from the controller at once.
+    /// Switches the controller's bus mastering off, so that it cannot access memory any more.
     pub(crate) fn cut_off(&self) {
         if let Err(error) = self.device.set_master(false) {
-            // A device without configuration space is gone, so it accesses no memory either.
+            // An error means that the device is gone, so it cannot access memory either.
             debug!("{}: {}", self.address(), error.message());
         }
         self.is_stopped.store(true, Ordering::Release);

@@ -32,8 +32,8 @@ struct Held {
     ticket: Ticket,
 }
 
-/// The controller may know the queue: `Some` from the first command that makes it until it is deleted. Dropping it before that stops the
-/// controller, because the owner is about to free the queue's memory.
+/// Guards the queue's memory while the controller may use the queue: `Some` from the first command that creates the queue until the
+/// controller has deleted it. Its drop while `Some` stops the controller, because the owner is about to free the memory.
 #[derive(Debug)]
 struct Known(Option<Arc<Function>>);
 
@@ -59,7 +59,7 @@ pub(crate) async fn open(ticket: Ticket, function: Arc<Function>, entries: u16) 
     let entries = entries.min(ENTRIES);
     let memory = worker::run("nvme queue", move || of_function.memory(qid, entries)).await??;
     let held = Held { known: Known(None), memory, function, ticket };
-    // A separate task, which also runs to its end when the caller stops waiting: then it deletes the queue.
+    // A separate task, so that it runs to its end even when the caller stops waiting. It then deletes the queue.
     task::spawn_on_app("nvme queue", async move |_: &App| create(held).await)?.await?
 }
 
@@ -74,7 +74,7 @@ async fn create(mut held: Held) -> Result<IoQueue> {
     let command = commands::create_completion_queue(qid, entries, vector);
     let answer = run(&function, what, command, Data::Queue(cq)).await;
     let mut created = match answer.map(|answer| answer.ok(what)) {
-        // The controller has refused the queue, so it does not know the memory.
+        // The controller refused the queue, so it never accesses the memory.
         Ok(Err(error)) => {
             std::mem::replace(&mut held.known, Known(None)).end();
             return Err(error);
@@ -137,7 +137,7 @@ impl Drop for IoQueue {
     }
 }
 
-/// What a queue needs besides its memory.
+/// The parameters of a queue besides its memory.
 #[derive(Debug)]
 pub(crate) struct RingGuard {
     known: Known,

@@ -25,10 +25,10 @@ pub(crate) struct Rings {
 #[derive(Debug)]
 struct IoRing {
     leg: u64,
-    /// It comes before the ring: dropping it stops a controller that still knows the ring's memory.
+    /// Declared before the ring, so that it is dropped first: its drop stops a controller that may still access the ring's memory.
     guard: RingGuard,
     ring: Ring<Memory, Request>,
-    /// Its leg no longer uses it.
+    /// No leg uses the queue any more.
     is_orphan: bool,
     /// Its controller is at fault, which the channel has reported.
     is_lost: bool,
@@ -82,8 +82,7 @@ impl Rings {
         })
     }
 
-    /// Puts a command into a queue. If the controller does not reach the data where it is, this copies the data through a buffer of the
-    /// pools.
+    /// Puts a command into a queue. If the controller cannot access the client's buffers, copies the data to a buffer of the pools.
     ///
     /// # Errors
     /// Returns the request when it has to wait for room in the queue (`false`) or for a buffer (`true`).
@@ -175,7 +174,7 @@ impl Rings {
         }
     }
 
-    /// Clears the interrupts, then checks whether there is something to do.
+    /// Clears the interrupts, then checks for completions, so that a completion in between is not missed.
     pub(crate) fn prepare_sleep(&self) -> bool {
         self.interrupts.clear();
         self.all.iter().flatten().any(|ring| {

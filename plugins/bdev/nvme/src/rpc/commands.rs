@@ -125,7 +125,7 @@ fn prepare(params: &SendCmd) -> Result<(Command, Data)> {
         .try_into()
         .map_err(|_| Error::invalid("cmdbuf", format!("of {} bytes", bytes.len()), "64 bytes"))?;
     let mut command = Command::parse(bytes);
-    // PSDT, bits 15:14: over fabrics the data pointer is always an SGL, whatever the caller's command says.
+    // PSDT, bits 15:14. Set it to SGL in any case, because fabrics allow no other data pointer.
     command.dw[0] = command.dw[0] & !(3 << 14) | 1 << 14;
     if command.fuse() != Fuse::Normal {
         return Err(Error::invalid("cmdbuf", "half of a fused command", "a command of its own"));
@@ -169,7 +169,7 @@ async fn on_own_queue(controller: &Controller, command: Command, data: Data) -> 
     let (_, State::Live(live)) = path.state() else { return Err(Controller::is_away()) };
     let ticket = Ticket::take(path, &live)?;
     let run = async {
-        // The ticket goes after the socket.
+        // The socket comes first, so that it is closed before the ticket is dropped.
         let (stream, agreed, _ticket) = match ticket.open().await? {
             Opened::Socket(stream, agreed, ticket) => (stream, agreed, ticket),
             Opened::Ring(_) => return Err(unsupported()),

@@ -234,7 +234,7 @@ fn prepare(app: &Known, mut params: Attach) -> Result<(Settings, Target)> {
     Ok((settings, target))
 }
 
-/// Checks what every transport has, and completes the parameters with the options in use.
+/// Checks the parameters that all transports share, and fills absent ones with the options in use.
 fn settings(app: &Known, mut params: Attach, keep_alive_ms: u32) -> Result<Settings> {
     if !(1..=NAME_LEN_MAX).contains(&params.name.len()) {
         let given = format!("of {} bytes", params.name.len());
@@ -249,7 +249,7 @@ fn settings(app: &Known, mut params: Attach, keep_alive_ms: u32) -> Result<Setti
         fast_fail_sec: params.fast_io_fail_timeout_sec.unwrap_or(defaults.fast_fail_sec),
     };
     let limits = limits.check()?;
-    // The saved configuration has the values in use, not the defaults of some later time.
+    // The saved configuration contains the values in use, so that a later change of the defaults does not affect it.
     params.ctrlr_loss_timeout_sec = Some(limits.loss_sec);
     params.reconnect_delay_sec = Some(limits.delay_sec);
     params.fast_io_fail_timeout_sec = Some(limits.fast_fail_sec);
@@ -311,7 +311,7 @@ async fn detach(_: &App, params: Detach) -> Result<bool> {
         is_found |= removed != Removed::None;
         match removed {
             Removed::All => wanted.push(controller),
-            // The controller moves to another address. When it cannot be reached there, it goes on trying.
+            // The controller changes its address. If it cannot connect there, it keeps trying.
             Removed::Current => drop(controller.control(Wish::Reset).await),
             Removed::None | Removed::Others => {}
         }

@@ -1,12 +1,13 @@
-//! `list`: namespaces, with the subsystems that have them.
+//! `list`: namespaces and their subsystems.
 
 use crate::{At, Found, table, trimmed};
 use drivebay_nvme_driver::Error;
 use drivebay_nvme_driver::spec::log::{subtype, trtype};
 use serde_json::{Value, json};
+use std::io::{self, Write};
 use std::net::SocketAddr;
 
-/// A namespace and where it is.
+/// A namespace, and the address of its controller.
 struct Listed {
     nqn: String,
     address: SocketAddr,
@@ -19,8 +20,22 @@ struct Listed {
 
 pub(crate) fn list(at: &At, nqn: Option<&str>) -> Result<Found, Error> {
     let mut all = Vec::new();
-    for (address, nqn) in subsystems(at, nqn)? {
-        all.extend(namespaces(&At { address, ..at.clone() }, &nqn)?);
+    let mut failure = None;
+    for (address, subsystem) in subsystems(at, nqn)? {
+        match namespaces(&At { address, ..at.clone() }, &subsystem) {
+            Ok(found) => all.extend(found),
+            // This host may be unable to reach some of the discovered subsystems. The others still count.
+            Err(error) if nqn.is_none() => {
+                let _ = writeln!(io::stderr(), "drivebay nvme: {subsystem} at {address}: {error}");
+                failure = Some(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if all.is_empty()
+        && let Some(error) = failure
+    {
+        return Err(error);
     }
     let head = ["subsystem", "address", "model", "serial", "nsid", "size", "block"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
@@ -52,7 +67,7 @@ fn to_json(one: &Listed) -> Value {
     })
 }
 
-/// The requested subsystem, or else each subsystem that the discovery service knows at a TCP address, once.
+/// Returns the requested subsystem, or each subsystem with a TCP address in the discovery log, once, with that address.
 fn subsystems(at: &At, nqn: Option<&str>) -> Result<Vec<(SocketAddr, String)>, Error> {
     if let Some(nqn) = nqn {
         return Ok(vec![(at.address, nqn.to_owned())]);
@@ -92,7 +107,7 @@ fn namespaces(at: &At, nqn: &str) -> Result<Vec<Listed>, Error> {
     Ok(all)
 }
 
-/// A size in the largest unit of which it has at least one. Units are powers of 1024.
+/// A size as text, in the largest unit that is not larger than the size. Units are powers of 1024.
 fn readable(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut value = bytes as f64;

@@ -127,7 +127,7 @@ fn main() -> ExitCode {
     match found {
         Ok(found) => {
             let text = if json { format!("{:#}\n", found.json) } else { found.text };
-            // A reader may close the pipe early; that is no error.
+            // A reader that closes the pipe early is no error.
             let _ = io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
         }
@@ -138,7 +138,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// A table whose columns are as wide as their longest cell.
+/// Formats a table. Each column is as wide as its longest cell.
 fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let cell =

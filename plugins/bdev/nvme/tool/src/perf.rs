@@ -42,7 +42,7 @@ enum Pattern {
     Randwrite,
 }
 
-/// The places in the namespace that commands access, one after the other.
+/// Chooses the place of each command in the namespace.
 struct Places {
     namespace: Namespace,
     pattern: Pattern,

@@ -1,6 +1,6 @@
-//! Random places: SplitMix64, which is good enough to spread I/O.
+//! Random numbers for places of I/O: SplitMix64, which spreads them well enough.
 
-/// A stream of numbers that a seed decides.
+/// A sequence of numbers that depends only on its seed.
 #[derive(Clone, Debug)]
 pub(crate) struct Random(pub(crate) u64);
 

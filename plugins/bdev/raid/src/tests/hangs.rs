@@ -90,7 +90,7 @@ fn a_member_that_hangs_is_taken_out_and_keeps_only_the_io_that_it_has() {
     host.call("bdev_raid_add_base_bdev", &add).unwrap();
     host.wait(|| show(&host, name)["process"].is_null().then_some(()));
     assert_eq!([1, REGION, 2 * REGION].map(|lba| c.block(2048 + lba as usize)), [2, 3, 4]);
-    // Nothing keeps the bdev open.
+    // No descriptor is left, so the bdev can be removed.
     b.unplug(&host);
     drop(channel);
     drop(desc);
@@ -222,7 +222,7 @@ fn one_task_looks_after_the_marks_of_all_arrays_and_ends_with_the_last_one() {
     host.advance(Duration::from_secs(6));
     rounds(&host);
     assert_eq!(tasks(), 0);
-    // The next array starts the task again.
+    // The task has ended with the last array. The next array starts it again.
     let disks = ["hg0", "hg1"].map(|name| Ram::plug(&host, name, NUM_BLOCKS));
     let opened = array(&host, "raid1", &disks.each_ref(), json!({"superblock": true}));
     rounds(&host);

@@ -297,7 +297,7 @@ fn a_rebuild_goes_on_where_it_was_when_its_member_left() {
     let add = json!({"raid_bdev": "if0-raid1", "base_bdev": "if2"});
     host.call("bdev_raid_add_base_bdev", &add).unwrap();
     let done = || show(&host, "if0-raid1")["process"]["progress"]["blocks"].as_u64();
-    // Only this advances the clock.
+    // The clock of the test advances only here.
     let mut now_ns = 0;
     let mut tick = || {
         now_ns += 10_000_000;

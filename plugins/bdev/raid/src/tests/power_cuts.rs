@@ -1,8 +1,8 @@
 //! Power cuts at every point of every change of an array.
 //!
-//! An act runs once on disks that log their writes and flushes. Then each prefix of the log becomes images of all disks: they have
-//! everything that a disk flushed, and any blocks of the rest. The test assembles the array from the images. Data that clients
-//! flushed must read back, all copies must become equal, and nothing else on the disks may change.
+//! The test runs an act on disks that log their writes and flushes. Each prefix of the log stands for a power cut: the images of the disks
+//! contain everything that a disk had flushed, and a random part of the later writes. The test assembles the array from these images. Data
+//! that clients flushed must read back, all copies must become equal, and nothing else on the disks may change.
 
 use super::ram::{Block, Event, Log, Ram};
 use super::{Random, load, show, write_each};
@@ -33,13 +33,13 @@ fn scaled(cuts: usize) -> usize {
 enum Act {
     Create,
     Write,
-    /// Writes fail on a member, which the array removes.
+    /// Writes to a member fail, so the array removes the member.
     Degrade,
     /// A member leaves and returns.
     Return,
     /// The operator removes a member and adds it again while clients write.
     Rebuild,
-    /// Another bdev takes the place of a member.
+    /// The operator replaces a member by another bdev.
     Replace,
     /// The array sets and clears marks.
     Idle,
@@ -86,7 +86,7 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     fn new(host: &'a FakeHost, level: Level, members: usize, act: Act, seed: u64) -> Self {
         let name = format!("cut{level}{seed}");
-        // A rebuild has 80 windows, so that its position goes on record.
+        // Long enough for 80 windows of a rebuild, so that the array records the rebuild's position.
         let size = if matches!(act, Act::Rebuild | Act::Replace) { 160 } else { 24 };
         let plug = |number| Ram::plug(host, &format!("{number}{name}"), DATA + size);
         let disks: Vec<Ram> = (0..=members).map(plug).collect();
@@ -183,7 +183,7 @@ impl<'a> Run<'a> {
         }
         let before = self.disks.iter().map(Ram::contents).collect();
         self.disks.iter().enumerate().for_each(|(number, disk)| disk.log_to(number, &self.log));
-        // The images have everything that clients wrote until now.
+        // The images contain everything that clients wrote so far, so it counts as flushed.
         for did in &mut self.history {
             if let Did::Write { begin, .. } = did {
                 *begin = 0;
@@ -484,7 +484,8 @@ fn cut_all(level: Level, members: usize, cuts_wanted: usize) {
             let before = run.act(*act);
             let log = run.log.lock().unwrap().clone();
             run.end();
-            // Logs differ in length, but each act gets the same share of the cuts.
+            // A log's length depends on the act. The step between two cuts grows with the log, so that each act gets the same number of
+            // cuts.
             let share = cuts_wanted / acts.len() / 2;
             let step = log.len().div_ceil(share).max(1);
             let first = run.random.below(step as u64) as usize;

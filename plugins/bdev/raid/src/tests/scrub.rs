@@ -59,7 +59,7 @@ fn a_scrub_reports_blocks_that_differ_or_cannot_be_read_and_repairs_them_if_aske
         );
         let before = disks.each_ref().map(Ram::contents);
 
-        // The last of the copies, so that the first one wins.
+        // Damage the last copy, because the first copy counts as right.
         let wrong = 2048 + 3;
         disks[2].overwrite(wrong, &[0xcc; 512]);
         let changed = disks.each_ref().map(Ram::contents);

@@ -34,7 +34,7 @@ pub(super) struct Doors {
     tick_ns: u64,
     /// The end of a pause in accepting, after descriptors or memory have run out.
     rests_until_ns: Option<u64>,
-    /// The log already says that descriptors or memory have run out.
+    /// Whether the log already reports that descriptors or memory have run out.
     is_exhausted: bool,
 }
 
@@ -50,9 +50,9 @@ struct Listener {
 struct Guest {
     socket: Socket,
     login: Login,
-    /// The guest is closed at this time.
+    /// The connection is closed at this time, on the host's clock.
     deadline_ns: u64,
-    /// Only the outbox is left to send.
+    /// Whether the connection ends once its outbox is sent.
     is_over: bool,
     /// The events that the epoll reports.
     watched: EventFlags,

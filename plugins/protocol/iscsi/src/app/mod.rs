@@ -38,7 +38,7 @@ pub struct Iscsi {
     registry: RefCell<Registry>,
     units: RefCell<BTreeMap<(String, u16), Unit>>,
     files: Files,
-    /// One for each core. `None` inside: the group could not be created, and the log says why.
+    /// The poll groups, one for each core. `None` = the group could not be created; the log has the reason.
     groups: RefCell<Vec<Resident<Option<Group>>>>,
     /// The group of each target, until nothing is left of the target.
     homes: RefCell<BTreeMap<String, usize>>,
@@ -247,8 +247,8 @@ impl Iscsi {
         self.in_home(target, move |group| group.add_unit(&of, number, desc, keeps));
     }
 
-    /// Confirms a change of a unit's reservations: claims or shares the bdev, writes the file, then tells the group. The change is void
-    /// if its unit is gone: then the group has answered the command, and a new unit with this number has nothing to do with it.
+    /// Confirms a change of a unit's reservations: claims or shares the bdev, writes the file, then tells the group. Does nothing if the
+    /// unit was removed: its group has answered the command then, and a new unit with the same number must not get the change.
     fn settle(&self, target: String, desc: Arc<Desc>, key: TaskKey, change: &Change) {
         let (number, is_registered) = (change.unit, change.is_registered);
         let mut units = self.units.borrow_mut();
@@ -288,7 +288,7 @@ impl Iscsi {
         }
     }
 
-    /// Tells the targets their ports, after portal groups or maps have changed.
+    /// Sends each target the list of its ports, after portal groups or maps have changed.
     pub fn ports_changed(&self) {
         for target in self.model.borrow().targets.values() {
             let mut tags: Vec<i32> = target.maps.iter().map(|map| map.pg_tag).collect();

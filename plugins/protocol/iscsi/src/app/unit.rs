@@ -24,7 +24,7 @@ pub(super) struct Unit {
     is_owned: bool,
 }
 
-/// The reservation files in use: those of the units, and those that a worker still writes for a unit that is gone.
+/// The reservation files in use: the files of the units, and files that a worker still writes for a removed unit.
 #[derive(Debug, Default)]
 pub(super) struct Files(RefCell<Vec<Weak<PathBuf>>>);
 
@@ -81,7 +81,7 @@ impl Unit {
         &self.desc
     }
 
-    /// Whether this unit opened the descriptor. A later unit with the same number did not.
+    /// Whether this unit opened the descriptor. This is false when a later unit with the same number has replaced that unit.
     pub(super) fn is(&self, desc: &Arc<Desc>) -> bool {
         Arc::ptr_eq(&self.desc, desc)
     }
@@ -91,8 +91,8 @@ impl Unit {
         self.file.is_some()
     }
 
-    /// Claims the bdev if an initiator is registered now, and stores the reservations. Calls `answer` once, now or later. The caller
-    /// then sets the final claim with [`own`](Self::own): the claim outlasts the write, so undoing a change never has to claim again.
+    /// Claims the bdev if an initiator is registered now, and stores the reservations. Calls `answer` once, now or later. The caller then
+    /// sets the final claim with [`own`](Self::own). Until then the bdev stays claimed, so undoing a change never has to claim it again.
     pub(super) fn settle(
         &mut self,
         change: &Change,

@@ -218,7 +218,7 @@ impl Group {
         if let (Some(old), Some(served)) = (replaced, state.targets.get_mut(target)) {
             served.node.end_session(old);
         }
-        // The new link may get the number of a link that has ended, so the socket of the old link goes first.
+        // Close the socket of an ended link first, because the new link may get the same number.
         state.drop_over();
         let key = state.sockets.iter().position(Option::is_none).unwrap_or_else(|| {
             state.sockets.push(None);
@@ -465,7 +465,7 @@ impl State {
             .collect();
         for name in over {
             if let Some(Served { ending: Some(then), node, .. }) = self.targets.remove(&name) {
-                drop(node); // and with it the channels and descriptors of its bdevs
+                drop(node); // drops the channels and descriptors of its bdevs, too
                 then();
             }
         }

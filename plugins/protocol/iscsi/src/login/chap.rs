@@ -6,7 +6,7 @@ use crate::model::{ChapPolicy, Model};
 use drivebay_spec_iscsi::chap::{self, Algorithm, CHALLENGE_LEN};
 use drivebay_spec_iscsi::text;
 
-/// The login fails authentication. The initiator learns no details.
+/// Authentication has failed. The initiator learns no details, which would help an attacker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unproved;
 

@@ -37,8 +37,8 @@ impl Registry {
         self.records.iter().map(|(tsih, record)| (*tsih, record))
     }
 
-    /// Begins a session. Returns its TSIH, and the session of the same initiator port that it replaces. The caller ends that session at
-    /// once and does not wait for its I/Os (section 6.3.5).
+    /// Begins a session. Returns the TSIH of the new session, and the earlier session of the same initiator port, which it replaces. The
+    /// caller ends that session at once and does not wait for its I/Os (section 6.3.5).
     ///
     /// # Errors
     /// The status of the login when there are too many sessions.

@@ -252,7 +252,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
             let is_last = entry.pieces.is_empty() && entry.task.is_done();
             let status = is_last.then(|| residual(entry.task.wanted(), entry.in_len));
             if is_last {
-                // Removed before the PDU reports the command window, so that the window has room for another command.
+                // Remove the task before the PDU reports the command window, so that the window has room for another command.
                 self.forget(key, shared);
             }
             let place = self.outbox.lend(buffer, usize::try_from(count).unwrap_or(1));

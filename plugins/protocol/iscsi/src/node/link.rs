@@ -170,7 +170,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
                         break;
                     }
                     inbox.consume(&frame);
-                    // The function must not reach the commands behind it (RFC 7143, section 4.2.3.2).
+                    // Stop here: the function must not affect the commands that follow it (RFC 7143, section 4.2.3.2).
                     self.is_paused = frame.header.kind() == Some(Opcode::TaskManagement);
                 }
                 Ok(None) => break,

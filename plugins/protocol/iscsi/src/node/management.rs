@@ -145,8 +145,8 @@ impl<B: Backend> Node<B> {
         left
     }
 
-    /// Aborts the commands of the nexuses whose registrations a PREEMPT AND ABORT removed; its status waits for them. These include an
-    /// EXTENDED COPY that was sent to another unit but writes to this one.
+    /// Aborts the commands of the nexuses whose registrations a PREEMPT AND ABORT removed; its status waits for them. One of these may be
+    /// an EXTENDED COPY that was sent to another unit but writes to this unit.
     pub(super) fn abort_preempted(&mut self, by: TaskKey, preempted: Vec<(NexusId, u16)>) {
         let mut tasks = Vec::new();
         for (nexus, unit) in preempted {

@@ -106,7 +106,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
                     let Some(buffer) = buffer else {
                         entry.task.put_back(&io);
                         self.is_held |= is_full;
-                        // The end of an I/O or of sending tries again. If neither is outstanding, only the tick does.
+                        // The task tries again when an I/O ends or data was sent. If neither is outstanding, the next tick tries again.
                         shared.is_short |= !is_full || entry.pieces.is_empty();
                         return;
                     };
@@ -317,7 +317,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         for key in self.table.keys() {
             let found = self.table.get_mut(key);
             if let Some(entry) = found.filter(|entry| entry.task.touches(unit)) {
-                // The node has nothing left to do for it.
+                // The command needs no more work of the node.
                 entry.waits_for_node = false;
                 self.fail_task(key, Sense::illegal(asc::LOGICAL_UNIT_NOT_SUPPORTED), shared);
             }

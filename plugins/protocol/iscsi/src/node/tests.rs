@@ -441,7 +441,7 @@ fn a_registration_is_answered_when_it_sticks_and_undone_when_it_does_not() {
         assert_eq!(bench.statuses(), [(2, Status::Busy as u8)], "one change at a time");
         bench.node.settled(unit, key, settled);
         assert_eq!(bench.statuses(), [(1, status as u8)]);
-        // Key 7 is registered only when it stuck. Reserving needs no settling.
+        // The command is answered when the backend has confirmed key 7. A reservation needs no confirmation.
         bench.reserve_out(3, OutAction::Reserve, 7, 0);
         let reserved = if status == Status::Good { status } else { Status::ReservationConflict };
         assert_eq!(bench.statuses(), [(3, reserved as u8)]);

@@ -60,7 +60,8 @@ impl App {
             Ok(claims) => claims,
             Err(refused) => return self.refuse(&request, refused),
         };
-        // The host may just have closed the connections of its last controller. The poll groups must see that first.
+        // Wait for a round of the poll groups first. The host may just have closed the connections of its last controller, and their ends
+        // may still be in the sockets.
         let groups = match claims.connect.qid {
             0 => self.hosts.borrow().live_groups(claims.subnqn(), &claims.owners()),
             _ => Vec::new(),

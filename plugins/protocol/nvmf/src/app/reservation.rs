@@ -35,7 +35,7 @@ impl App {
             let answer = self.report(&queue, command, len).unwrap_or_else(Answer::from);
             return self.answer(ticket, answer);
         }
-        // All hosts without an identifier would count as one host.
+        // Refuse hosts without an identifier, because all of them would count as one host.
         if queue.hostid == [0; 16] {
             return self.answer(ticket, Status::OPERATION_DENIED.with_dnr().into());
         }
@@ -114,7 +114,7 @@ async fn change(
 ) -> Result<(), Status> {
     let (nqn, nsid) = (&queue.nqn, command.nsid());
     let _guard = lock(app, nqn).await;
-    // Another operation may have deleted the subsystem, and another one created it again.
+    // Check again after the wait: the subsystem may have been deleted, and created again under the same name.
     if !app.queues.borrow().contains_key(&ticket.queue) {
         return Err(admin::GONE);
     }
@@ -174,7 +174,8 @@ async fn claim_and_store(
         }
         _ => Ok(()),
     };
-    // Other exports come back only when the file has no registrant either.
+    // Share the bdev only after the file has been written without registrants. Otherwise a restart would find registrants while other
+    // exports write.
     let shares = if stored.is_ok() { was_last } else { is_first };
     if shares && let Err(error) = own(desc, false) {
         let bdev = &namespace.bdev_name;
@@ -186,7 +187,7 @@ async fn claim_and_store(
     })
 }
 
-/// Makes this export the only one of its bdev, or lets other exports share the bdev again.
+/// Makes this export the only export of its bdev, or lets other exports share the bdev again.
 fn own(desc: &Desc, is_owned: bool) -> SdkResult<()> {
     drivebay_sdk::App::here(|here| {
         if is_owned { bdev::own_export(here, desc) } else { bdev::share_export(here, desc) }

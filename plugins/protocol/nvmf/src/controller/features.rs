@@ -140,7 +140,7 @@ pub fn set(controller: &mut Controller, set: SetFeatures, data: &[u8]) -> Result
         fid::ERROR_RECOVERY if set.cdw11 & DULBE == 0 => {
             features.error_recovery = set.cdw11 & 0xffff
         }
-        // The bus cannot write through. A host that disables the cache must learn that it still has to flush.
+        // Refuse this, because the bus cannot write through. A host that disables the cache must learn that it still has to flush.
         fid::VOLATILE_WRITE_CACHE if set.cdw11 & WCE == 0 => {
             return Err(Status::FEATURE_NOT_CHANGEABLE.with_dnr());
         }
@@ -185,7 +185,7 @@ fn set_number_of_queues(controller: &Controller, wanted: u32) -> Result<u32, Sta
     if controller.num_io_queues() > 0 {
         return Err(Status::COMMAND_SEQUENCE_ERROR.with_dnr());
     }
-    // The answer is the number that the transport allows, whatever the host wants. The host may use fewer.
+    // Answer with the number of queues that the transport allows, whatever the host asks for. The host may use fewer.
     Ok(number_of_queues(controller).to_dword())
 }
 

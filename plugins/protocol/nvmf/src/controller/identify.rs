@@ -15,7 +15,7 @@ use drivebay_spec_nvme::text::{NulText, SpaceText};
 
 /// Firmware revision: the version of the target.
 pub const FIRMWARE: &str = env!("CARGO_PKG_VERSION");
-/// The IEEE OUI that is reported. The target has none of its own.
+/// The IEEE OUI in Identify Controller. It belongs to somebody else, because the target has no registered OUI.
 const IEEE: [u8; 3] = [0xe4, 0xd2, 0x5c];
 /// Bytes of a command in a capsule, and of a response, in units of 16.
 const COMMAND_UNITS: u32 = 4;
@@ -185,7 +185,8 @@ fn told_group(subsystem: &Subsystem, namespace: &Namespace) -> u32 {
     if subsystem.options.ana_reporting { namespace.anagrpid } else { 0 }
 }
 
-/// The optional commands that every namespace supports; all of them without namespaces, because later ones may support them.
+/// The optional commands that every namespace supports. Without namespaces these are all optional commands, because later namespaces may
+/// support them.
 fn optional_commands(subsystem: &Subsystem) -> u16 {
     let all = |can: fn(&Namespace) -> bool| subsystem.namespaces.values().all(can);
     let mut commands = oncs::RESERVATIONS;

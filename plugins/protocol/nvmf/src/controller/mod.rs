@@ -58,7 +58,7 @@ pub struct Controller {
     pub notifications: notification::Notifications,
     /// Time of the host's last admin command, in nanoseconds.
     pub heard_ns: u64,
-    /// Whether its host seems to have been silent too long. The target checks the sockets once more before it ends the controller.
+    /// Whether the host has exceeded the keep alive timeout. The target checks the sockets once more before it ends the controller.
     pub is_suspect: bool,
 }
 
@@ -71,7 +71,7 @@ pub struct QueueId {
     pub number: u64,
 }
 
-/// The name of a request that is parked in its poll group.
+/// Names a request that its poll group keeps until the app thread answers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket {
     /// The queue of the request.

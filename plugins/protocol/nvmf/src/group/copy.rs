@@ -33,7 +33,7 @@ struct Waiting {
     plan: CopyPlan,
 }
 
-/// The Copy that executes. It owns its buffer while one of its I/Os is in the bdev.
+/// The Copy that executes. Its context has the buffer while one of its I/Os is in the bdev.
 #[derive(Debug)]
 struct Job {
     buf: Buf,
@@ -118,7 +118,7 @@ pub(super) fn step(chores: &Rc<Chores>) -> bool {
                 flags,
             }));
         }
-        // There is no memory now. The host may try again.
+        // No memory is free now, and the host may retry, so Do Not Retry is not set.
         Err(_) => finish(request, Status::NAMESPACE_NOT_READY, 0),
     }
     true
@@ -153,7 +153,8 @@ fn was_read(job: Box<Job>, result: IoResult) {
         }
         _ => over(*job, |request| end(request, result)),
     }
-    // Only after the write is submitted, because an ending namespace puts its channel when no I/O is in flight.
+    // Count the read as ended only after the write is submitted. A namespace that is being removed releases its channel as soon as no I/O
+    // is in flight.
     namespace.leave();
 }
 

@@ -32,13 +32,13 @@ pub struct LocalAccess {
 
 /// A thread's copy of a namespace. Its states: serving → ending (no I/O begins) → gone (no I/O is in flight).
 pub struct LocalNamespace {
-    /// I/O is checked against this.
+    /// The properties against which I/O is checked.
     pub geometry: Cell<Geometry>,
     /// ANA group.
     pub anagrpid: Cell<u32>,
-    /// Long commands are checked against these.
+    /// The limits against which long commands are checked.
     pub limits: CommandLimits,
-    /// Its reservation.
+    /// The thread's copy of its reservation.
     pub guard: Guard,
     channel: RefCell<Option<Channel>>,
     in_flight: Cell<u64>,

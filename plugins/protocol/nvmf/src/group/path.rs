@@ -79,7 +79,7 @@ fn io(qpair: &Qpair<Nvmf>, request: Request<Nvmf>, command: &Command) {
     let mut request = Some(request);
     if let Some(subsystem) = queue.subsystem() {
         subsystem.with(command.nsid(), |namespace| {
-            // An ending namespace leaves the request here, for GONE below.
+            // A namespace that is being removed does not take the request, so it is completed with GONE below.
             if namespace.is_ending() {
                 return;
             }
@@ -116,7 +116,7 @@ fn start(
     let (op, flags) = match io::plan(command, &geometry, request.len(), max_len) {
         Ok(Plan::Read(range)) => {
             if geometry.keeps_no_data {
-                request.send_zeroes(); // The memory holds data of its last owner, and the bdev does not fill it.
+                request.send_zeroes(); // Send zeroes: the bdev does not fill the memory, which still holds data of its last owner.
             }
             (Op::Read(range), IoFlags::NONE)
         }
@@ -193,8 +193,8 @@ fn begin_long(
     chores.long.borrow_mut().begin(request, namespace, kind, ranges);
 }
 
-/// How a command of several steps ends when its next step must not begin: its queue or its namespace has ended, or a reservation forbids
-/// it since it began. `None` when the step may begin.
+/// The status with which a command of several steps ends before its next step, because its queue or its namespace has ended, or because a
+/// new reservation forbids the command. `None` when the step may begin.
 pub(super) fn stop_status(request: &Request<Nvmf>, namespace: &LocalNamespace) -> Option<Status> {
     if request.qpair().state().phase.get() == Phase::Ended {
         return Some(Status::ABORTED_SQ_DELETION);

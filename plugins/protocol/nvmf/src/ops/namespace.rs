@@ -91,7 +91,7 @@ pub async fn add_namespace(app: &Rc<App>, nqn: &str, new: NewNamespace) -> Resul
     if num_blocks == geometry.num_blocks {
         app.namespace_changed(nqn, nsid);
     } else {
-        // The bdev was resized while the poll groups opened their channels. The event found no namespace.
+        // Compare the size again: if the bdev was resized while the poll groups opened their channels, the event found no namespace.
         resized(app, nqn, nsid, num_blocks);
     }
     Ok(nsid)

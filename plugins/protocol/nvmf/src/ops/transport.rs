@@ -101,7 +101,7 @@ pub(super) async fn end_transport(app: &Rc<App>, trtype: &str) -> Result<()> {
             tracing::warn!("{error}");
         }
     }
-    // There are no listeners any more. `queue_came` closes late connections once the entry is removed.
+    // All listeners have ended. Remove the entry now, so that `queue_came` closes connections that arrive late.
     let Some(entry) = app.transports.borrow_mut().remove(trtype) else { return Ok(()) };
     let id = entry.transport.id();
     app.close_all(|connection| connection.transport_id == id);

@@ -260,7 +260,7 @@ fn a_copy_that_waits_ends_with_its_queue_and_does_not_wait_for_the_disk() {
     assert_eq!(target.status(&io), Status::SUCCESS);
 }
 
-/// Reserves namespace 1 for a host that is not connected, as its Preempt would.
+/// Reserves namespace 1 for a host that is not connected, as a Preempt of that host would.
 fn preempt() {
     let other = [8; 16];
     let mut table = drivebay_reservation::Table::default();

@@ -49,7 +49,7 @@ pub enum Plan {
     Other(Op),
     /// Return the serial number.
     Id,
-    /// Only answer.
+    /// Do no I/O, and only answer.
     Done(Status),
 }
 

@@ -327,7 +327,7 @@ impl Control {
     /// Stops rings. Reads no messages of the session until they have stopped.
     fn stop_rings(&self, key: u64, open: &mut Open, rings: &[usize]) {
         open.stopping += rings.len();
-        // Delete, because epoll reports a closed socket even without events, which would wake the thread all the time.
+        // Remove the socket from the epoll, which would report a closed socket in every round, even without requested events.
         let _ = epoll::delete(&self.epoll, &open.socket);
         for &index in rings {
             open.session.device().send(move |device| {

@@ -55,7 +55,7 @@ const DATA_WAIT_NS: u64 = 30_000_000_000;
 
 /// Memory of one command: the request that is lent to the target, and its data.
 pub(crate) trait Carrier {
-    /// The slot that it was created for.
+    /// Number of the slot for which the request was created.
     fn slot(&self) -> u16;
     /// Starts over with this command and no data.
     fn begin(&mut self, command: &[u8; 64]);
@@ -301,7 +301,8 @@ impl<R: Carrier> Connection<R> {
         self.queue.is_none() && !data.has_memory && come < data.left()
     }
 
-    /// The host has sent nothing for a while. It may continue with more or fewer commands at once.
+    /// Handles a pause of the host: forgets the estimate, because the host may continue with more or fewer commands at
+    /// once.
     pub(crate) fn host_paused(&mut self) {
         self.depth_seen = 0;
     }

@@ -39,7 +39,7 @@ impl Scene {
         Self { fake, group, target, host, key }
     }
 
-    /// The same, after the handshake.
+    /// A group with one connection, after the handshake.
     fn open(options: &str) -> Self {
         let mut scene = Self::new(options);
         scene.host.write_all(&SAY.ic_req(0)).unwrap();
