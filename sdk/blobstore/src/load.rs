@@ -11,6 +11,9 @@ use drivebay_spec_blobstore::{
 };
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
 
 /// Size of the pieces in which metadata is read, in bytes.
 const READ_BYTES: u64 = 1 << 20;
@@ -170,13 +173,20 @@ impl<D: Disk> Store<D> {
             all
         });
         let mut replay = Replay::new(&block);
-        for run in runs(&pages, GAP_PAGES, READ_BYTES / u64::from(block.md_page_size)) {
-            let len = run.len as usize * block.md_page_size as usize;
-            let bytes = disk.read(block.md_page_offset(run.start), len).await?;
-            for (index, page) in (run.start..).zip(bytes.chunks(block.md_page_size as usize)) {
+        let page_size = block.md_page_size as usize;
+        let mut take = |(start, bytes): (u32, Vec<u8>)| {
+            for (index, page) in (start..).zip(bytes.chunks(page_size)) {
                 replay.page(index, page);
             }
+        };
+        // The disk reads a run while the pages of the run before are parsed.
+        let mut previous = None;
+        for run in runs(&pages, GAP_PAGES, READ_BYTES / u64::from(block.md_page_size)) {
+            let read = disk.read(block.md_page_offset(run.start), run.len as usize * page_size);
+            let bytes = meanwhile(read, || previous.take().into_iter().for_each(&mut take)).await?;
+            previous = Some((run.start, bytes));
         }
+        previous.into_iter().for_each(take);
         let mut model = replay.finish();
         if model.volumes.values().any(|volume| !volume.faults.is_empty()) {
             Self::keep_what_the_masks_say(disk, &block, &mut model).await;
@@ -336,6 +346,17 @@ pub(crate) async fn read_region<D: Disk>(
 ) -> Result<Vec<u8>> {
     let len = region.len as usize * block.md_page_size as usize;
     Ok(disk.read(block.page_offset(region.start.into()), len).await?)
+}
+
+/// Starts a future, does other work, and then waits for the future.
+async fn meanwhile<T>(future: impl Future<Output = T>, work: impl FnOnce()) -> T {
+    let mut future = pin!(future);
+    let started = poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await;
+    work();
+    match started {
+        Poll::Ready(done) => done,
+        Poll::Pending => future.await,
+    }
 }
 
 /// Ranges of set bits. A range may include gaps of up to `gap` bits and is at most `max` bits long.

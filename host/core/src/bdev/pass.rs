@@ -5,7 +5,6 @@
 //! when the module below has completed it (`complete`); the filter gets no callback. The bus uses a
 //! child request instead when the module below needs a larger driver context than this request has,
 //! or when the request has already passed through too many filters.
-//! through too many filters.
 
 use super::channel::Channel;
 use super::device::Limits;

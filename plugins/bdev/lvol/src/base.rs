@@ -3,6 +3,7 @@
 use crate::examine::parent_is_gone;
 use drivebay_blobstore::{Disk, DiskError};
 use drivebay_sdk::bdev::{Desc, Event, open};
+use drivebay_sdk::buf::Buf;
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::io::BlockIo;
 use std::cell::RefCell;
@@ -11,8 +12,10 @@ use std::sync::Arc;
 
 /// Zeros and unmaps go down in pieces of this many bytes, so that a large one does not hold the disk.
 const PIECE_BYTES: u64 = 1 << 30;
-/// Reads and writes of metadata go down in pieces of this many bytes.
-const DATA_BYTES: usize = 1 << 20;
+/// Writes of metadata go down in pieces of this many bytes.
+const WRITE_BYTES: usize = 1 << 20;
+/// Reads go down in pieces of this many bytes, all through one buffer. New DMA memory costs as much time as the read.
+const READ_BYTES: usize = 128 << 10;
 
 /// An open base bdev, and those outside of the store that volumes have as parents.
 #[derive(Debug)]
@@ -94,10 +97,17 @@ fn failed(error: Error) -> DiskError {
 async fn read(io: &BlockIo, offset: u64, len: usize) -> Result<Vec<u8>, DiskError> {
     let block = u64::from(io.block_size());
     let mut data = Vec::with_capacity(len);
+    let mut spare: Option<Buf> = None;
     while data.len() < len {
-        let now = (len - data.len()).min(DATA_BYTES);
+        let now = (len - data.len()).min(READ_BYTES);
         let range = Range::new((offset + data.len() as u64) / block, now as u64 / block);
-        data.extend_from_slice(&io.read(range).await.map_err(failed)?);
+        let buf = match spare.take().filter(|buf| buf[..].len() == now) {
+            Some(buf) => buf,
+            None => io.buffer(range.nblocks).map_err(failed)?,
+        };
+        let buf = io.read_into(range, buf).await.map_err(failed)?;
+        data.extend_from_slice(&buf);
+        spare = Some(buf);
     }
     Ok(data)
 }
@@ -122,7 +132,7 @@ impl Disk for BaseDisk {
 
     async fn write(&self, offset: u64, data: Vec<u8>) -> Result<(), DiskError> {
         let mut at = offset;
-        for piece in data.chunks(DATA_BYTES) {
+        for piece in data.chunks(WRITE_BYTES) {
             let range = self.range(at, piece.len() as u64);
             let mut buf = self.io.buffer(range.nblocks).map_err(failed)?;
             buf.copy_from_slice(piece);

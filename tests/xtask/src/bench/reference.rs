@@ -70,7 +70,7 @@ impl Reference {
         // The held server has locked the same core.
         command.arg("--disable-cpumask-locks");
         if !self.huge {
-            command.args(["--no-huge", "-s", "1024"]);
+            command.args(["--no-huge", "-s", "2048"]);
         }
         command
     }

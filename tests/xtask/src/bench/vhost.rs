@@ -157,7 +157,10 @@ impl Daemon {
         command.args(["-c", "0", "qemu-storage-daemon"]);
         let mut sockets = Vec::new();
         for number in 0..DISKS {
-            let null = format!("driver=null-co,node-name=null{number},read-zeroes=on,size=32M");
+            let null = format!(
+                "driver=null-co,node-name=null{number},read-zeroes=on,size={}",
+                BLOCKS * BLOCK_LEN
+            );
             command.args(["--blockdev", &null]);
             let file = folder.0.join(format!("disk{number}"));
             std::fs::File::create_new(&file)
