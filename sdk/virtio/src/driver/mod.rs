@@ -31,7 +31,7 @@ const DESCRIPTORS: u16 = 3;
 pub const HEADER_MAX: usize = 64;
 /// Longest answer, in bytes.
 pub const ANSWER_MAX: usize = 128;
-/// Distance of two cells, in bytes. The answer has its own cache lines, so that the device's writes do not evict the header.
+/// Distance between two cells, in bytes. The answer has its own cache lines, so that the device's writes do not evict the header.
 const CELL: usize = 256;
 /// Offset of the answer in its cell, in bytes.
 const ANSWER: usize = 128;
