@@ -39,7 +39,7 @@ pub(crate) struct Behaviour {
     pub(crate) success_flag: bool,
     /// Reads are held until there are so many, then answered last first.
     pub(crate) hold_reads: usize,
-    /// Most data of one C2HData or R2T, in bytes.
+    /// Maximum amount of data of one C2HData or R2T, in bytes.
     pub(crate) chunk_len: usize,
     pub(crate) wrong_data_digest: bool,
     pub(crate) wrong_header_digest: bool,

@@ -93,7 +93,7 @@ enum Slot {
         out: Vec<u8>,
         /// Data received so far.
         data: Vec<u8>,
-        /// Most data that may come, in bytes.
+        /// Maximum amount of data that may come, in bytes.
         max_len: usize,
         /// Some of the data had a wrong digest.
         corrupt: bool,

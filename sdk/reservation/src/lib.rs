@@ -20,7 +20,7 @@ mod tests;
 
 pub use table::Table;
 
-/// Most registrants in a table.
+/// Maximum number of registrants in a table.
 pub const REGISTRANTS_MAX: usize = 256;
 
 /// What a reservation allows its holder, the registrants and others.

@@ -4,7 +4,7 @@ use drivebay_sdk::bdev::{Info, OpSet};
 
 /// Longest transfer of one command, in bytes.
 const TRANSFER_LEN_MAX: u64 = 64 << 20;
-/// Most bytes of one WRITE SAME or UNMAP.
+/// Maximum number of bytes of one WRITE SAME or UNMAP.
 const COVER_LEN_MAX: u64 = 512 << 20;
 
 /// The properties of a bdev that commands depend on.
@@ -41,19 +41,19 @@ impl From<&Info> for Disk {
 }
 
 impl Disk {
-    /// Most blocks that one command transfers.
+    /// Maximum number of blocks that one command transfers.
     #[must_use]
     pub fn transfer_max(&self) -> u32 {
         self.blocks_in(TRANSFER_LEN_MAX)
     }
 
-    /// Most blocks of one WRITE SAME, and of one UNMAP.
+    /// Maximum number of blocks of one WRITE SAME, and of one UNMAP.
     #[must_use]
     pub fn cover_max(&self) -> u32 {
         self.blocks_in(COVER_LEN_MAX)
     }
 
-    /// Most blocks of one COMPARE AND WRITE: both halves of its data fit in a piece.
+    /// Maximum number of blocks of one COMPARE AND WRITE: both halves of its data fit in a piece.
     #[must_use]
     pub fn compare_and_write_max(&self) -> u8 {
         let blocks = crate::PIECE_LEN / 2 / self.block_len;

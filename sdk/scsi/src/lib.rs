@@ -33,5 +33,5 @@ pub use reserve::{Identity, kind_of, type_of};
 pub use reserve_out::{Change, Settled};
 pub use task::{Data, Io, Next, Task};
 
-/// Most bytes of one piece of a transfer: the memory of one I/O.
+/// Maximum number of bytes of one piece of a transfer: the memory of one I/O.
 pub const PIECE_LEN: u32 = 128 << 10;

@@ -10,7 +10,7 @@ use drivebay_spec_scsi::sense::{Sense, asc};
 use drivebay_spec_scsi::unmap;
 use std::collections::VecDeque;
 
-/// Most descriptors of one UNMAP, as the Block Limits page reports it.
+/// Maximum number of descriptors of one UNMAP, as the Block Limits page reports it.
 pub(crate) const UNMAP_DESCRIPTORS_MAX: u32 = 256;
 
 pub(crate) fn receive(

@@ -9,7 +9,7 @@ use crate::reserve::Reservations;
 use crate::reserve_out::Unsettled;
 use std::collections::BTreeMap;
 
-/// Most unit attentions that wait for one nexus. Further ones are dropped: those that wait already make the initiator check the
+/// Maximum number of unit attentions that wait for one nexus. Further ones are dropped: those that wait already make the initiator check the
 /// unit.
 const ATTENTIONS_MAX: usize = 8;
 

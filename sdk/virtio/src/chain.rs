@@ -6,7 +6,7 @@ use crate::queue::Broken;
 use drivebay_spec_vhost::ring::{Descriptor, F_WRITE};
 use std::ptr::NonNull;
 
-/// Most pieces of one chain. Devices offer fewer segments, because a buffer that crosses parts of the memory takes two pieces.
+/// Maximum number of pieces of one chain. Devices offer fewer segments, because a buffer that crosses parts of the memory takes two pieces.
 pub const PIECES_MAX: usize = 256;
 
 /// A part of a buffer that is contiguous in the host's address space.
@@ -61,7 +61,7 @@ impl Chain {
         self.readable_len
     }
 
-    /// Most bytes that the device may write.
+    /// Maximum number of bytes that the device may write.
     #[must_use]
     pub fn writable_len(&self) -> u64 {
         self.writable_len

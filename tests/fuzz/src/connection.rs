@@ -34,7 +34,7 @@ const LIMITS: Limits = Limits {
 /// A burst has fewer PDUs than this.
 const BURST: usize = 16;
 
-/// Most steps on one connection.
+/// Maximum number of steps on one connection.
 const STEPS: usize = 400;
 
 pub(crate) fn script(data: &[u8]) {

@@ -18,7 +18,7 @@ pub(crate) struct Traits {
     pub(crate) no_memory: u64,
     pub(crate) requeue: u64,
     pub(crate) io_error: u64,
-    /// Most I/O that a channel has room for; 0 = no limit.
+    /// Maximum number of I/Os that a channel has room for; 0 = no limit.
     pub(crate) depth: usize,
     pub(crate) latency_ns: u64,
     /// The disk calls `kick` after this many completions.

@@ -24,7 +24,7 @@ pub(crate) struct Weights {
     pub(crate) churn: u64,
     /// Lives of a seed: how many stacks it builds and removes.
     pub(crate) lives: u64,
-    /// Most I/O of one channel.
+    /// Maximum number of I/Os of one channel.
     pub(crate) most_io: u32,
 }
 

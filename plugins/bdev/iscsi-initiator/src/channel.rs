@@ -38,7 +38,7 @@ const TICK: Duration = Duration::from_secs(1);
 const SILENCE_NS: u64 = 15_000_000_000;
 /// Pause before a command is sent again to a busy unit.
 const BUSY_DELAY: Duration = Duration::from_millis(100);
-/// Most bytes received in one round, so that one connection does not hold up others.
+/// Maximum number of bytes received in one round, so that one connection does not hold up others.
 const ROUND_LEN: usize = 512 << 10;
 
 /// One thread's state.

@@ -7,7 +7,7 @@ use drivebay_spec_scsi::unmap::{self, Descriptor};
 
 use crate::session::{Done, Payload, Transfer};
 
-/// Most retries of a command that ends with a unit attention, BUSY or an abort.
+/// Maximum number of retries of a command that ends with a unit attention, BUSY or an abort.
 const RETRIES_MAX: u32 = 300;
 /// How many times a command may exceed its time limit before its I/O fails.
 const OVERDUE_MAX: u32 = 2;

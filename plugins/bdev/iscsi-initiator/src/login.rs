@@ -15,7 +15,7 @@ use crate::session::{Payload, SEGMENT_LEN, Session};
 
 /// Time limit of a login when the operator sets none.
 const LIMIT: Duration = Duration::from_secs(30);
-/// Most exchanges of a login.
+/// Maximum number of exchanges of a login.
 const ROUNDS_MAX: usize = 16;
 /// CmdSN of the login.
 const CMD_SN: u32 = 1;

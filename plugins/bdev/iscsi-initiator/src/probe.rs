@@ -15,7 +15,7 @@ use crate::disk::Place;
 use crate::login::login;
 use crate::session::{Done, Payload, Session, Transfer};
 
-/// Most attempts of a command that ends with a unit attention or BUSY.
+/// Maximum number of attempts of a command that ends with a unit attention or BUSY.
 const TRIES: usize = 16;
 /// Pause before the next attempt with a busy unit.
 const BUSY_DELAY: Duration = Duration::from_millis(100);
@@ -31,9 +31,9 @@ pub(crate) struct Unit {
     pub(crate) identity: Vec<u8>,
     pub(crate) num_blocks: u64,
     pub(crate) block_size: u32,
-    /// Most blocks of one read or write; 0 = no limit.
+    /// Maximum number of blocks of one read or write; 0 = no limit.
     pub(crate) transfer_max: u32,
-    /// Most blocks of one UNMAP; 0 = it is not supported.
+    /// Maximum number of blocks of one UNMAP; 0 = it is not supported.
     pub(crate) unmap_max: u32,
     pub(crate) has_write_cache: bool,
     pub(crate) is_read_only: bool,

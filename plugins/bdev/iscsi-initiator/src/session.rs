@@ -12,9 +12,9 @@ use std::fmt;
 
 use crate::outbox::Outbox;
 
-/// Most commands outstanding.
+/// Maximum number of commands outstanding.
 const TASKS_MAX: usize = 128;
-/// Most answers to the target's pings that wait for the socket.
+/// Maximum number of answers to the target's pings that wait for the socket.
 const PINGS_MAX: usize = 64;
 /// Longest data of a PDU that the target may send, in bytes.
 pub const SEGMENT_LEN: u32 = 256 << 10;

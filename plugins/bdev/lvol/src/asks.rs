@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-/// Most clusters of one volume that share one flush.
+/// Maximum number of clusters of one volume that share one flush.
 const BATCH_MAX: usize = 64;
 /// How long a write waits for clusters that are about to become free.
 const RECYCLE_LIMIT: Duration = Duration::from_millis(100);

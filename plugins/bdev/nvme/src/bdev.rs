@@ -16,7 +16,7 @@ use crate::paths::Paths;
 const IO_LEN_MAX: u64 = 1 << 20;
 /// How long a command may end with path errors when the controller does not report ANA, in seconds.
 const PATH_LIMIT_SEC: u64 = 10;
-/// Most blocks in one command: NLB has 16 bits.
+/// Maximum number of blocks in one command: NLB has 16 bits.
 const BLOCKS_MAX: u32 = 1 << 16;
 
 /// What identifies a namespace. It is compared at every connection.

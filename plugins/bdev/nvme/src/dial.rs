@@ -11,7 +11,7 @@ use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::net::{self, Address, Stream};
 use drivebay_sdk::runtime::task;
 
-/// Most bytes read at once during a handshake: a header and what may follow it.
+/// Maximum number of bytes read at once during a handshake: a header and what may follow it.
 const PDU_LEN_MAX: usize = 256;
 
 /// Where a controller is, and who connects.

@@ -23,7 +23,7 @@ use crate::options::Timeouts;
 use crate::reach::Reach;
 use crate::rpc::{self, Attach, StartDiscovery};
 
-/// Most entries of a log.
+/// Maximum number of entries of a log.
 const ENTRIES_MAX: u64 = 4096;
 /// Entries that are read at once.
 const ENTRIES_AT_ONCE: u64 = 64;

@@ -6,9 +6,9 @@ use std::io;
 use drivebay_nvme_driver::qpair::{Fault, Payload, Qpair, Segment};
 use drivebay_sdk::runtime::net::{InPiece, OutPiece, Stream};
 
-/// Most pieces of memory in one system call.
+/// Maximum number of pieces of memory in one system call.
 const PIECES: usize = 64;
-/// Most bytes received in one round, so that one connection does not hold up the others.
+/// Maximum number of bytes received in one round, so that one connection does not hold up the others.
 const ROUND_LEN: usize = 512 << 10;
 
 /// A request whose data the kernel can reach.

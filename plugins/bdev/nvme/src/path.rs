@@ -127,7 +127,7 @@ impl Live {
     }
 }
 
-/// Most reports of commands that take too long.
+/// Maximum number of reports of commands that take too long.
 const OVERDUE_MAX: usize = 64;
 
 /// A command that takes too long.

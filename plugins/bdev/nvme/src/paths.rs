@@ -10,7 +10,7 @@ use crate::options::{MultipathOptions, Policy, Selector};
 use crate::path::Path;
 use crate::stats::PathStats;
 
-/// Most paths to one bdev.
+/// Maximum number of paths to one bdev.
 pub(crate) const PATHS_MAX: usize = 16;
 
 /// How I/O is spread over paths.

@@ -10,7 +10,7 @@ use drivebay_virtio::driver::{DriverQueue, Used};
 use crate::blk::Dialect;
 use crate::link::{Link, Phase, Seat, clear, signal};
 
-/// Most completions that one round takes.
+/// Maximum number of completions that one round takes.
 const ROUND: usize = 128;
 
 /// The state of one thread.

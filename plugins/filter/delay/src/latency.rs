@@ -15,7 +15,7 @@ params! {
     }
 }
 
-/// Most points of a distribution.
+/// Maximum number of points of a distribution.
 const POINTS_MAX: usize = 100;
 
 /// Refuses percentiles that are out of order.

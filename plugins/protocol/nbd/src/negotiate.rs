@@ -12,9 +12,9 @@ use drivebay_spec_nbd::handshake::{
 use drivebay_spec_nbd::transmission::Framing;
 use std::sync::{Arc, Weak};
 
-/// Most data in one option, in bytes.
+/// Maximum amount of data in one option, in bytes.
 const OPTION_LEN_MAX: u32 = 64 << 10;
-/// Most options of one client.
+/// Maximum number of options of one client.
 const OPTIONS_MAX: usize = 256;
 /// Preferred length of requests, in bytes.
 const PREFERRED_LEN: u32 = 4096;

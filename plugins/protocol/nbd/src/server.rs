@@ -11,7 +11,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 /// The event "readable" of poll(2).
 const POLLIN: u32 = 1;
-/// Most exports of a server.
+/// Maximum number of exports of a server.
 const EXPORTS_MAX: usize = 1024;
 
 /// A server. Dropping it closes its socket. Its connections stay until their exports end.

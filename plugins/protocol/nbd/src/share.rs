@@ -18,9 +18,9 @@ use std::time::Duration;
 
 /// The event "readable" of poll(2).
 const POLLIN: u32 = 1;
-/// Most connections of one thread.
+/// Maximum number of connections of one thread.
 const CONNECTIONS_MAX: usize = 1024;
-/// Most clients of one thread that negotiate at the same time.
+/// Maximum number of clients of one thread that negotiate at the same time.
 const NEGOTIATING_MAX: usize = 128;
 /// How long a client may negotiate.
 const NEGOTIATION_LIMIT: Duration = Duration::from_secs(30);

@@ -10,7 +10,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-/// Most operations in progress at the same time.
+/// Maximum number of operations in progress at the same time.
 const TASKS_MAX: usize = 256;
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;

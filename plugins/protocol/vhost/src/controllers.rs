@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Most controllers of one host.
+/// Maximum number of controllers of one host.
 const CONTROLLERS_MAX: usize = 1024;
 /// Longest path of a Unix socket, in bytes.
 const PATH_MAX: usize = 107;

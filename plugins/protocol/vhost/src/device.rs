@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Most requests that one ring takes in a round, so that no guest holds the thread.
+/// Maximum number of requests that one ring takes in a round, so that no guest holds the thread.
 const BURST: usize = 64;
 /// The event "readable" of poll(2).
 const POLLIN: u32 = 1;

@@ -23,7 +23,7 @@ use rustix::fs::MemfdFlags;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-/// Most rings of one device.
+/// Maximum number of rings of one device.
 pub const RINGS_MAX: usize = 128;
 
 /// The protocol features that the device offers.

@@ -15,7 +15,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-/// Most bytes of one read. The descriptors of a message come with its first byte, so a read never goes beyond the end of a
+/// Maximum number of bytes of one read. The descriptors of a message come with its first byte, so a read never goes beyond the end of a
 /// message.
 const WHOLE_MAX: usize = HEADER_LEN + PAYLOAD_MAX;
 

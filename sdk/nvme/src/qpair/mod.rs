@@ -51,7 +51,7 @@ pub struct Agreed {
     pub ic: IcResp,
     /// The alignment that the host asked for, of data that the controller sends.
     pub hpda: Alignment,
-    /// Most commands outstanding at once.
+    /// Maximum number of commands outstanding at once.
     pub depth: u16,
     /// Longest data in a capsule, in bytes; 0 is none.
     pub in_capsule_len: u32,

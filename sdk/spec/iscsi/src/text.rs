@@ -2,7 +2,7 @@
 
 /// Longest accepted text of one exchange, in bytes, over all its PDUs.
 pub const LEN_MAX: usize = 64 << 10;
-/// Most pairs in one text.
+/// Maximum number of pairs in one text.
 pub const PAIRS_MAX: usize = 256;
 /// Longest key, in bytes.
 pub const KEY_LEN_MAX: usize = 63;

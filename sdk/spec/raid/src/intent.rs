@@ -29,12 +29,12 @@ const SIGNATURE: [u8; 8] = *b"DRVBINTN";
 const VERSION: (u16, u16) = (1, 0);
 const AWAY_AT: usize = 56;
 const AWAY_LEN: usize = 24;
-/// Most members that a record lists as away.
+/// Maximum number of members that a record lists as away.
 pub const AWAY_MAX: usize = 8;
 const ENDED_IN_ORDER: u8 = 1;
 const USED_BY_ANOTHER: u8 = 2;
 const BITS_AT: usize = AWAY_AT + AWAY_MAX * AWAY_LEN;
-/// Most regions of an array.
+/// Maximum number of regions of an array.
 pub const REGIONS_MAX: u64 = (INTENT_LEN - BITS_AT) as u64 * 8;
 
 /// The record: which regions may differ, and how far members that are away are current.

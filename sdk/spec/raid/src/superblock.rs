@@ -41,7 +41,7 @@ pub const HEADER_LEN: usize = 256;
 pub const ENTRY_LEN: usize = 64;
 /// Length of the name field, in bytes. The reference ends a name with a zero byte within it.
 pub const NAME_LEN: usize = 64;
-/// Most members of an array.
+/// Maximum number of members of an array.
 pub const MEMBERS_MAX: usize = 255;
 /// Members with a superblock have at least this many bytes before their data.
 pub const DATA_OFFSET_MIN: u64 = 1 << 20;

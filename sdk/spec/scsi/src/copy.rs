@@ -32,13 +32,13 @@ const SEGMENT_LEN: usize = 28;
 /// The limits of a copy manager. EXTENDED COPY refuses more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Most devices of one command.
+    /// Maximum number of devices of one command.
     pub devices: u16,
-    /// Most segments of one command.
+    /// Maximum number of segments of one command.
     pub segments: u16,
     /// Longest segment, in bytes.
     pub segment_len: u32,
-    /// Most commands in progress.
+    /// Maximum number of commands in progress.
     pub copies: u8,
 }
 

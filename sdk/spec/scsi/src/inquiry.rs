@@ -198,21 +198,21 @@ pub fn scsi_ports(ports: &[(u16, String)]) -> Vec<u8> {
 pub struct BlockLimits {
     /// WSNZ: the unit refuses WRITE SAME of 0 blocks.
     pub write_same_nonzero: bool,
-    /// Most blocks of COMPARE AND WRITE.
+    /// Maximum number of blocks of COMPARE AND WRITE.
     pub compare_and_write: u8,
     /// Granularity of transfers.
     pub optimal_granularity: u16,
-    /// Most blocks of one command.
+    /// Maximum number of blocks of one command.
     pub transfer_max: u32,
     /// Best length of a transfer.
     pub transfer_optimal: u32,
-    /// Most blocks of one UNMAP.
+    /// Maximum number of blocks of one UNMAP.
     pub unmap_blocks: u32,
-    /// Most descriptors of one UNMAP.
+    /// Maximum number of descriptors of one UNMAP.
     pub unmap_descriptors: u32,
     /// Granularity of unmapping.
     pub unmap_granularity: u32,
-    /// Most blocks of WRITE SAME.
+    /// Maximum number of blocks of WRITE SAME.
     pub write_same: u64,
 }
 

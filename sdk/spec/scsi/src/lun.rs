@@ -2,7 +2,7 @@
 
 use crate::bytes::{len32, put};
 
-/// Most units that an address of one level can name: 14 bits.
+/// Maximum number of units that an address of one level can name: 14 bits.
 pub const LUN_MAX: u16 = 0x3fff;
 
 /// The well known unit that answers REPORT LUNS.

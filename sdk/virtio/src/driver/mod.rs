@@ -25,7 +25,7 @@ use split::SplitDriver;
 use std::fmt;
 use std::sync::Arc;
 
-/// Most descriptors of one request: header, data, answer.
+/// Maximum number of descriptors of one request: header, data, answer.
 const DESCRIPTORS: u16 = 3;
 /// Longest header, in bytes.
 pub const HEADER_MAX: usize = 64;
@@ -68,7 +68,7 @@ impl std::error::Error for DeviceBroken {}
 pub struct Layout {
     /// Entries of the ring: a power of two, at least 4.
     pub size: u16,
-    /// Most requests at the same time. The ring may have room for fewer.
+    /// Maximum number of requests at the same time. The ring may have room for fewer.
     pub slots_max: u16,
     /// Longest data of a request, in bytes.
     pub data_len: u32,

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 /// A checksum is read in pieces of this many bytes.
 const PIECE_BYTES: u64 = 1 << 20;
-/// Most clusters that one answer may cover. Their map has 1 MiB.
+/// Maximum number of clusters that one answer may cover. Their map has 1 MiB.
 const FRAGMAP_CLUSTERS_MAX: u64 = 1 << 23;
 /// A map lets other tasks run after this many clusters.
 const TURN_CLUSTERS: u64 = 1 << 14;

@@ -20,7 +20,7 @@ use std::rc::Rc;
 const PIECE_BYTES: u64 = 1 << 20;
 /// A shallow copy lets other tasks run after it has skipped this many clusters.
 const SKIPPED_MAX: u32 = 4096;
-/// Most copies that run or whose result nobody has read.
+/// Maximum number of copies that run or whose result nobody has read.
 const COPIES_MAX: usize = 1024;
 
 static COPIES: OnApp<Copies> = OnApp::new();

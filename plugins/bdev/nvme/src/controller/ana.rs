@@ -20,7 +20,7 @@ const GROUP_LEN: u32 = 32;
 const _: () = assert!(HEADER_LEN as usize == AnaHeader::LEN && GROUP_LEN as usize == AnaGroup::LEN);
 /// The maximum length of the log that is read, in bytes.
 const LOG_LEN_MAX: u32 = 1 << 20;
-/// Most namespaces in the log. The length of the log that is read depends on it.
+/// Maximum number of namespaces in the log. The length of the log that is read depends on it.
 const NAMESPACES_MAX: u32 = 4096;
 /// The least time between two reads of the log that channels ask for.
 const DOUBT_DELAY: Duration = Duration::from_millis(100);

@@ -18,7 +18,7 @@ use crate::controller::Controller;
 use crate::path::{State, Ticket};
 use crate::reach::Opened;
 
-/// Most data of a command, in bytes.
+/// Maximum amount of data of a command, in bytes.
 const DATA_LEN_MAX: u32 = 1 << 20;
 /// The alphabet of the reference.
 const BASE64: GeneralPurpose = URL_SAFE;

@@ -12,9 +12,9 @@ use rustix::io::Errno;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-/// Most connections that a portal accepts in one round.
+/// Maximum number of connections that a portal accepts in one round.
 const BURST: usize = 16;
-/// Most connections that log in at once, including discovery sessions.
+/// Maximum number of connections that log in at once, including discovery sessions.
 const LOGINS_MAX: usize = 1024;
 /// Longest time of a login, in nanoseconds.
 const LOGIN_NS: u64 = 30_000_000_000;

@@ -27,7 +27,7 @@ use std::sync::Arc;
 
 /// `POLLIN` of poll(2).
 const POLLIN: u32 = 1;
-/// Most events of sockets in one round.
+/// Maximum number of events of sockets in one round.
 const EVENTS: usize = 64;
 /// Time between two checks of pings and deadlines, in nanoseconds.
 const TICK_NS: u64 = 500_000_000;

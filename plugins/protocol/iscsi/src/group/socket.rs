@@ -4,9 +4,9 @@ use crate::connection::{Inbox, Outbox};
 use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::net::TcpStream;
 
-/// Most slices of one write.
+/// Maximum number of slices of one write.
 const SLICES: usize = 64;
-/// Most bytes read in one round, so that a connection does not hold up the others.
+/// Maximum number of bytes read in one round, so that a connection does not hold up the others.
 const ROUND_LEN: usize = 256 << 10;
 
 /// A nonblocking socket that remembers edge-triggered events.

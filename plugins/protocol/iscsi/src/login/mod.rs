@@ -29,7 +29,7 @@ use std::net::SocketAddr;
 
 /// Longest data of a login PDU, in bytes: the default of MaxRecvDataSegmentLength.
 const LOGIN_DATA_LEN: u32 = 8192;
-/// Most PDUs of one login.
+/// Maximum number of PDUs of one login.
 const PDUS_MAX: u32 = 64;
 /// Bytes in the outbox above which a discovery session handles no further PDUs.
 const OUTBOX_LEN: usize = 256 << 10;

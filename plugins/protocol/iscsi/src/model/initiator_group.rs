@@ -3,7 +3,7 @@
 use drivebay_sdk::{Error, Result};
 use std::net::IpAddr;
 
-/// Most names, and most netmasks, of a group.
+/// Maximum number of names, and of netmasks, of a group.
 const ENTRIES_MAX: usize = 256;
 
 /// An initiator group.

@@ -15,7 +15,7 @@ pub use target::{Lun, Map, Target};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-/// Most target nodes.
+/// Maximum number of target nodes.
 pub const TARGETS_MAX: usize = 1024;
 
 /// The configuration.

@@ -15,9 +15,9 @@ pub struct Options {
     pub nop_in_interval: i32,
     /// The CHAP requirements of discovery.
     pub discovery_chap: ChapPolicy,
-    /// Most sessions.
+    /// Maximum number of sessions.
     pub max_sessions: u32,
-    /// Most commands of a session in progress.
+    /// Maximum number of commands of a session in progress.
     pub max_queue_depth: u32,
     /// MaxConnections.
     pub max_connections_per_session: u32,
@@ -33,7 +33,7 @@ pub struct Options {
     pub error_recovery_level: u32,
     /// Stored and shown, without effect: two sessions of one initiator port would share its reservations.
     pub allow_duplicated_isid: bool,
-    /// Most buffers of read data that a connection has not sent yet.
+    /// Maximum number of buffers of read data that a connection has not sent yet.
     pub max_large_datain_per_connection: u32,
     /// MaxOutstandingR2T.
     pub max_r2t_per_connection: u32,

@@ -32,7 +32,7 @@ pub struct Target {
     pub maps: Vec<Map>,
     /// LUNs by number.
     pub luns: BTreeMap<u16, Lun>,
-    /// Most commands of a session in progress.
+    /// Maximum number of commands of a session in progress.
     pub queue_depth: u32,
     /// The CHAP requirements of a login.
     pub chap: ChapPolicy,

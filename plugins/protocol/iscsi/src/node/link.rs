@@ -36,9 +36,9 @@ pub struct Established {
     pub stat_sn: u32,
     /// ExpCmdSN of the session, if this is its first connection.
     pub exp_cmd_sn: u32,
-    /// Most commands of the session in progress.
+    /// Maximum number of commands of the session in progress.
     pub depth: u32,
-    /// Most buffers of read data that are not sent yet.
+    /// Maximum number of buffers of read data that are not sent yet.
     pub reads_max: usize,
     /// Silence after which the target sends a NOP-In, in nanoseconds; 0: never.
     pub ping_ns: u64,

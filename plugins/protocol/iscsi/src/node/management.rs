@@ -12,7 +12,7 @@ use drivebay_spec_iscsi::pdu::{FunctionResponse, function};
 
 /// Longest time that an answer waits for I/Os at the bdev, in nanoseconds.
 const PATIENCE_NS: u64 = 5_000_000_000;
-/// Most waiting answers of a node. Further functions are rejected.
+/// Maximum number of waiting answers of a node. Further functions are rejected.
 const WAITS_MAX: usize = 256;
 
 /// A task management function that an initiator requested.

@@ -11,7 +11,7 @@ use drivebay_spec_scsi::sense::{Sense, asc};
 use std::collections::VecDeque;
 use std::time::Instant;
 
-/// Most I/Os of one task at once.
+/// Maximum number of I/Os of one task at once.
 const PIECES_MAX: usize = 4;
 /// Memory of an I/O without data, in bytes. A buffer is never empty.
 const NO_DATA_LEN: u32 = 512;

@@ -19,7 +19,7 @@ pub struct Session {
     /// Its connections.
     pub links: Vec<u32>,
     exp_cmd_sn: u32,
-    /// Most commands in progress.
+    /// Maximum number of commands in progress.
     depth: u32,
     /// Commands in progress.
     tasks: u32,

@@ -24,13 +24,13 @@ params! {
         pub mutual_chap: bool = false,
         /// Authentication group of discovery sessions; 0: none.
         pub chap_group: i32 = 0,
-        /// Most sessions at once.
+        /// Maximum number of sessions at once.
         #[range(1..=65000)]
         pub max_sessions: u32 = 128,
-        /// Most commands of a session in progress.
+        /// Maximum number of commands of a session in progress.
         #[range(1..=256)]
         pub max_queue_depth: u32 = 64,
-        /// Most connections of a session.
+        /// Maximum number of connections of a session.
         #[range(1..=65535)]
         pub max_connections_per_session: u32 = 2,
         /// DefaultTime2Wait, in seconds.
@@ -49,10 +49,10 @@ params! {
         pub error_recovery_level: u32 = 0,
         /// Stored and shown, without effect.
         pub allow_duplicated_isid: bool = false,
-        /// Most buffers of read data that a connection has not sent yet.
+        /// Maximum number of buffers of read data that a connection has not sent yet.
         #[range(1..=65535)]
         pub max_large_datain_per_connection: u32 = 64,
-        /// Most outstanding R2Ts of a command (MaxOutstandingR2T).
+        /// Maximum number of outstanding R2Ts of a command (MaxOutstandingR2T).
         #[range(1..=65535)]
         pub max_r2t_per_connection: u32 = 4,
         /// Stored and shown, without effect: there is no pool.
@@ -216,7 +216,7 @@ params! {
         /// LUNs of the target node.
         #[range(1..=256)]
         pub luns: Vec<ScsiLun>,
-        /// Most commands of a session in progress.
+        /// Maximum number of commands of a session in progress.
         #[range(1..=256)]
         pub queue_depth: i32,
         /// Refuse CHAP.

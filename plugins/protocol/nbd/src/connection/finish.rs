@@ -7,7 +7,7 @@ use drivebay_sdk::bdev::Op;
 use drivebay_sdk::{Status, errno};
 use drivebay_spec_nbd::transmission::{Command, Extent, command_flag, error};
 
-/// Most extents in one reply. The client asks again for the rest.
+/// Maximum number of extents in one reply. The client asks again for the rest.
 const EXTENTS_MAX: usize = 128;
 
 impl Connection {

@@ -32,9 +32,9 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Most pieces of one connection.
+/// Maximum number of pieces of one connection.
 const PIECES_MAX: usize = 64;
-/// Most requests of one connection.
+/// Maximum number of requests of one connection.
 const REQUESTS_MAX: usize = 128;
 
 /// An export in use on one thread.

@@ -6,7 +6,7 @@ use drivebay_spec_nbd::transmission::Head;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 
-/// Most slices that one system call sends.
+/// Maximum number of slices that one system call sends.
 const SLICES_MAX: usize = 64;
 
 /// Replies, in the order in which they are sent.

@@ -5,7 +5,7 @@ use drivebay_sdk::runtime::net::Stream;
 use drivebay_spec_nbd::transmission::Request;
 use std::io::{self, ErrorKind, IoSliceMut};
 
-/// Most requests in one turn, so that other connections get theirs.
+/// Maximum number of requests in one turn, so that other connections get theirs.
 const BURST: usize = 64;
 /// Length of the inbox, in bytes.
 const INBOX_LEN: usize = 16 << 10;

@@ -4,7 +4,7 @@ use drivebay_spec_nvme::event::AsyncEvent;
 use drivebay_spec_nvme::feature::async_event;
 use std::collections::VecDeque;
 
-/// Most Asynchronous Event Requests that may wait at the same time.
+/// Maximum number of Asynchronous Event Requests that may wait at the same time.
 pub const REQUESTS_MAX: usize = 4;
 
 /// The events of a controller.

@@ -23,7 +23,7 @@ const RESPONSE_UNITS: u32 = 1;
 /// Required and largest sizes of queue entries, as powers of two.
 const SQES: u8 = 0x66;
 const CQES: u8 = 0x44;
-/// Most Abort commands at the same time.
+/// Maximum number of Abort commands at the same time.
 const ABORTS_MAX: u8 = 4;
 /// Warning and critical temperature, in kelvins. There is no sensor, so they are never reached.
 const WARNING_TEMPERATURE: u16 = 0x0157;

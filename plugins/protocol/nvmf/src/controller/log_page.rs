@@ -15,7 +15,7 @@ use drivebay_spec_nvme::text::{NulText, SpaceText};
 use drivebay_spec_nvme::{NSID_ALL, Status, fabrics, nqn};
 use std::collections::BTreeMap;
 
-/// Most bytes of a log page that one command may read. The transport's limit is far lower.
+/// Maximum number of bytes of a log page that one command may read. The transport's limit is far lower.
 const LENGTH_MAX: u64 = 1 << 20;
 /// The temperature that is reported, in kelvins. There is no sensor.
 const TEMPERATURE: u16 = 300;

@@ -12,7 +12,7 @@ use drivebay_spec_nvme::{Command, Status, nvm};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-/// Most bytes of data that an admin command reads: those of a feature.
+/// Maximum number of bytes of data that an admin command reads: those of a feature.
 const ADMIN_DATA_MAX: usize = 4096;
 /// The status for a namespace that does not exist or is being removed.
 const GONE: Status = Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr();

@@ -13,7 +13,7 @@ use drivebay_spec_nvme::Status;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-/// Most bytes of a piece; pieces end at multiples of this. Only an unmap of a whole unit between two optimal boundaries of the bdev is
+/// Maximum number of bytes of a piece; pieces end at multiples of this. Only an unmap of a whole unit between two optimal boundaries of the bdev is
 /// longer, because a thin volume frees a cluster only when one unmap covers it.
 const PIECE_BYTES: u64 = 4 << 20;
 /// Bytes after which a round ends.

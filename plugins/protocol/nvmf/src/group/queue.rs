@@ -30,7 +30,7 @@ pub enum Phase {
 pub struct Queue {
     /// Its state.
     pub phase: Cell<Phase>,
-    /// Most bytes of data of one command.
+    /// Maximum number of bytes of data of one command.
     pub max_io_size: Cell<u32>,
     /// Identifier of the host.
     pub hostid: Cell<[u8; 16]>,

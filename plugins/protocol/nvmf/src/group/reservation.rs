@@ -10,7 +10,7 @@ use drivebay_spec_nvme::opcode::nvm;
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
-/// Most bytes of data in a reservation command.
+/// Maximum number of bytes of data in a reservation command.
 const DATA_LEN_MAX: usize = 16;
 
 /// A thread's copy of a namespace's reservation. Only this thread reads and writes the copy; the app thread sends changes as messages.

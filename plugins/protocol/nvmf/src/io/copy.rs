@@ -5,10 +5,10 @@ use drivebay_sdk::bdev::Range;
 use drivebay_spec_nvme::Status;
 use drivebay_spec_nvme::nvm::{CopyCommand, CopyRange};
 
-/// Most bytes of a source range: the length of a poll group's buffer.
+/// Maximum number of bytes of a source range: the length of a poll group's buffer.
 pub const COPY_RANGE_BYTES: u32 = 128 << 10;
 
-/// Most source ranges of one Copy. Their list is 4 KiB long.
+/// Maximum number of source ranges of one Copy. Their list is 4 KiB long.
 pub const COPY_RANGES_MAX: u32 = 128;
 
 /// A checked Copy: all of its ranges are in the namespace.
@@ -22,12 +22,12 @@ pub struct CopyPlan {
     pub is_durable: bool,
 }
 
-/// Most blocks of one source range, which Identify reports as MSSRL; 0 when a block is longer than the buffer.
+/// Maximum number of blocks of one source range, which Identify reports as MSSRL; 0 when a block is longer than the buffer.
 pub fn copy_range_blocks(block_size: u32) -> u16 {
     u16::try_from(COPY_RANGE_BYTES / block_size.max(1)).unwrap_or(u16::MAX)
 }
 
-/// Most blocks of one Copy, which Identify reports as MCL: as many as its ranges can have.
+/// Maximum number of blocks of one Copy, which Identify reports as MCL: as many as its ranges can have.
 pub fn copy_blocks(block_size: u32) -> u32 {
     u32::from(copy_range_blocks(block_size)) * COPY_RANGES_MAX
 }

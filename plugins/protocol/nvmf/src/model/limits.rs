@@ -6,21 +6,21 @@ use serde::Deserialize;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct TransportLimits {
-    /// Most entries of an I/O queue.
+    /// Maximum number of entries of an I/O queue.
     pub max_queue_depth: u16,
-    /// Most I/O queues of a controller.
+    /// Maximum number of I/Os queues of a controller.
     pub max_io_qpairs_per_ctrlr: u16,
-    /// Most bytes of data in a command capsule.
+    /// Maximum number of bytes of data in a command capsule.
     pub in_capsule_data_size: u32,
-    /// Most bytes of data of one command.
+    /// Maximum number of bytes of data of one command.
     pub max_io_size: u32,
-    /// Most entries of an admin queue.
+    /// Maximum number of entries of an admin queue.
     pub max_aq_depth: u32,
     /// Granularity of the keep alive timeout, in 100 ms.
     pub kas: u16,
     /// Shortest keep alive timeout, in milliseconds.
     pub min_kato: u32,
-    /// Most queues of one host, by its name.
+    /// Maximum number of queues of one host, by its name.
     pub max_connections_per_host: u32,
 }
 

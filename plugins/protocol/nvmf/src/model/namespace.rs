@@ -52,7 +52,7 @@ pub struct Geometry {
 /// Limits of commands that move no data, as Identify reports them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CommandLimits {
-    /// Most blocks of one range of Dataset Management.
+    /// Maximum number of blocks of one range of Dataset Management.
     pub unmap_blocks: u32,
     /// Longest Write Zeroes, in bytes.
     pub zeroes_bytes: u64,

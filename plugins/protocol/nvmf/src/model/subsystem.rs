@@ -7,7 +7,7 @@ use drivebay_spec_nvme::nqn;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
-/// Most namespaces of a subsystem when `max_namespaces` is not given.
+/// Maximum number of namespaces of a subsystem when `max_namespaces` is not given.
 pub const MAX_NAMESPACES: u32 = 32;
 
 /// The options of a new subsystem.
@@ -19,11 +19,11 @@ pub struct Options {
     pub model_number: String,
     /// A label for administrators.
     pub admin_label: String,
-    /// Most namespaces; 0 means [`MAX_NAMESPACES`].
+    /// Maximum number of namespaces; 0 means [`MAX_NAMESPACES`].
     pub max_namespaces: u32,
     /// The controller identifiers that the target assigns.
     pub cntlids: RangeInclusive<u16>,
-    /// Most blocks of one range of Dataset Management; 0 means no limit.
+    /// Maximum number of blocks of one range of Dataset Management; 0 means no limit.
     pub dmrsl: u32,
     /// Longest Write Zeroes, as a power of two of 4 KiB; 0 means no limit.
     pub wzsl: u8,
@@ -155,7 +155,7 @@ impl Subsystem {
         }
     }
 
-    /// Most namespaces.
+    /// Maximum number of namespaces.
     pub fn max_namespaces(&self) -> u32 {
         match self.options.max_namespaces {
             0 => MAX_NAMESPACES,

@@ -7,7 +7,7 @@ use drivebay_spec_nvme::event::AsyncEvent;
 use drivebay_spec_nvme::nqn;
 use std::collections::BTreeMap;
 
-/// Most subsystems unless `nvmf_set_max_subsystems` changes it.
+/// Maximum number of subsystems unless `nvmf_set_max_subsystems` changes it.
 const MAX_SUBSYSTEMS: u32 = 1024;
 
 /// A discovery service or subsystem elsewhere that the discovery log points to.
@@ -59,7 +59,7 @@ pub struct Model {
     pub subsystems: BTreeMap<String, Subsystem>,
     /// Referrals, in the order in which they were added.
     pub referrals: Vec<Referral>,
-    /// Most subsystems.
+    /// Maximum number of subsystems.
     pub max_subsystems: u32,
     /// Filter for listeners in the discovery log.
     pub discovery_filter: DiscoveryFilter,

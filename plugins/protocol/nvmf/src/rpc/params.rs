@@ -28,17 +28,17 @@ params! {
         pub trtype: String,
         /// Name of the target; only `nvmf_tgt`.
         pub tgt_name: Option<String>,
-        /// Most entries of an I/O queue.
+        /// Maximum number of entries of an I/O queue.
         pub max_queue_depth: Option<u16>,
-        /// Most I/O queues of a controller.
+        /// Maximum number of I/Os queues of a controller.
         pub max_io_qpairs_per_ctrlr: Option<u16>,
-        /// Most bytes of data in a command capsule.
+        /// Maximum number of bytes of data in a command capsule.
         pub in_capsule_data_size: Option<u32>,
-        /// Most bytes of data of one command.
+        /// Maximum number of bytes of data of one command.
         pub max_io_size: Option<u32>,
-        /// Most bytes of one buffer for data.
+        /// Maximum number of bytes of one buffer for data.
         pub io_unit_size: Option<u32>,
-        /// Most entries of an admin queue.
+        /// Maximum number of entries of an admin queue.
         pub max_aq_depth: Option<u32>,
         /// Shared buffers; has no effect.
         pub num_shared_buffers: Option<u32>,
@@ -62,7 +62,7 @@ params! {
         pub dif_insert_or_strip: Option<bool>,
         /// Priority of the sockets; TCP only.
         pub sock_priority: Option<u32>,
-        /// Most connections that wait to be accepted.
+        /// Maximum number of connections that wait to be accepted.
         pub acceptor_backlog: Option<i32>,
         /// How long an abort may wait, in seconds.
         pub abort_timeout_sec: Option<u32>,
@@ -88,11 +88,11 @@ params! {
         pub kas: Option<u16>,
         /// Shortest keep alive timeout, in milliseconds.
         pub min_kato: Option<u32>,
-        /// Most connections from one address.
+        /// Maximum number of connections from one address.
         pub max_connections_per_address: Option<u32>,
-        /// Most connections to one listener.
+        /// Maximum number of connections to one listener.
         pub max_connections_per_listener: Option<u32>,
-        /// Most queues of one host, by its name, in all subsystems together.
+        /// Maximum number of queues of one host, by its name, in all subsystems together.
         pub max_connections_per_host: Option<u32>,
         /// Optional commands that the target does not offer.
         pub masked_oncs: Option<Value>,
@@ -122,7 +122,7 @@ params! {
         /// A label for administrators.
         #[range(0..=255)]
         pub admin_label: Option<String>,
-        /// Most namespaces; 0 means 32.
+        /// Maximum number of namespaces; 0 means 32.
         #[range(0..=65536)]
         pub max_namespaces: Option<u32>,
         /// Let hosts connect that are not listed.
@@ -133,7 +133,7 @@ params! {
         pub min_cntlid: u16 = 1,
         /// Highest controller identifier.
         pub max_cntlid: u16 = 0xffef,
-        /// Most blocks of one range of Dataset Management; 0 means no limit.
+        /// Maximum number of blocks of one range of Dataset Management; 0 means no limit.
         pub dmrsl: u32 = 0,
         /// Longest Write Zeroes: 4 KiB times two to this power; 0 means no limit.
         pub wzsl: u8 = 0,
@@ -367,7 +367,7 @@ params! {
 
     /// Parameters of `nvmf_set_max_subsystems`.
     pub struct SetMaxSubsystems {
-        /// Most subsystems, the discovery subsystem included.
+        /// Maximum number of subsystems, the discovery subsystem included.
         #[range(1..=65536)]
         pub max_subsystems: u32,
     }

@@ -12,13 +12,13 @@ use drivebay_spec_vhost::message::F_PROTOCOL_FEATURES;
 use drivebay_spec_vhost::ring;
 use drivebay_virtio::Chain;
 
-/// Most segments of a request, without header and status.
+/// Maximum number of segments of a request, without header and status.
 const SEGMENTS_MAX: u32 = 126;
 /// Longest data of one request, in bytes. The driver computes it from `size_max` and `seg_max`.
 const DATA_MAX: u64 = SEGMENTS_MAX as u64 * SEGMENT_LEN_MAX as u64;
 /// Longest segment, in bytes.
 const SEGMENT_LEN_MAX: u32 = 128 << 10;
-/// Most sectors of one discard or write zeroes.
+/// Maximum number of sectors of one discard or write zeroes.
 const ZEROES_MAX: u32 = 1 << 22;
 /// Length of the status, which follows the data that the device writes, in bytes.
 pub const STATUS_LEN: u64 = 1;

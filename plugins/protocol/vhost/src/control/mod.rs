@@ -26,11 +26,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Most sessions of one controller. A VMM has one, and a second one while it connects again.
+/// Maximum number of sessions of one controller. A VMM has one, and a second one while it connects again.
 const SESSIONS_MAX: usize = 8;
-/// Most messages of one session in a round.
+/// Maximum number of messages of one session in a round.
 const MESSAGES_MAX: usize = 32;
-/// Most sockets that one round serves.
+/// Maximum number of sockets that one round serves.
 const EVENTS_MAX: usize = 32;
 /// The event "readable" of poll(2).
 const POLLIN: u32 = 1;

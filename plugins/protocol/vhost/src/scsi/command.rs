@@ -12,7 +12,7 @@ use drivebay_spec_vhost::scsi::{REQUEST_LEN, RESPONSE_LEN, Request, Response, re
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Most I/Os of one command at the same time, so that long commands take a bounded share of memory and of a round.
+/// Maximum number of I/Os of one command at the same time, so that long commands take a bounded share of memory and of a round.
 const PIECES_MAX: u32 = 8;
 
 /// A command in flight.

@@ -12,7 +12,7 @@ use drivebay_spec_vhost::message::F_PROTOCOL_FEATURES;
 use drivebay_spec_vhost::ring;
 use drivebay_spec_vhost::scsi::{config_bytes, feature};
 
-/// Most targets of one controller. Each has one unit, LUN 0.
+/// Maximum number of targets of one controller. Each has one unit, LUN 0.
 pub const TARGETS_MAX: u8 = 8;
 
 /// Features that a device offers.

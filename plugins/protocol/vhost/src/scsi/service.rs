@@ -16,7 +16,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-/// Most events that wait for the driver. Later events are lost, and the next event reports that some were missed.
+/// Maximum number of events that wait for the driver. Later events are lost, and the next event reports that some were missed.
 const EVENTS_MAX: usize = 64;
 
 /// Serves the requests of a SCSI host.
