@@ -196,7 +196,7 @@ fn start_reactors(options: &Serve) -> Result<Reactors, Halt> {
     let cores =
         options.environment.cpumask.clone().unwrap_or_else(|| CpuSet::one(available.first()));
     if let Some(core) = cores.iter().find(|&core| !available.contains(core)) {
-        let why = format!("core {core} is not there; allowed: cores of 0x{available}");
+        let why = format!("core {core} is not available; allowed: cores of 0x{available}");
         return Err(failed("--cpumask", why));
     }
     let limit = options.environment.mem_size.unwrap_or(0);
@@ -345,7 +345,7 @@ fn start_server(options: &Serve, gate: &Arc<Gate>) -> Result<Option<Server>, Hal
 }
 
 /// Loads the plugins of `--load` and makes the startup calls of the configuration. Returns the
-/// calls for after the initialization.
+/// calls that belong after the initialization.
 fn start(
     options: &Serve,
     document: Option<Document>,

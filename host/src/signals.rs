@@ -1,5 +1,5 @@
-//! SIGTERM and SIGINT: the first one stops the host in order, the second one ends it at once.
-//! SIGHUP opens the log file again.
+//! SIGTERM and SIGINT: the first one stops the host cleanly, the second one ends it at once. SIGHUP
+//! opens the log file again.
 
 use crate::log;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};

@@ -32,7 +32,7 @@ const RUNTIME: &str = "DRIVEBAY_MUTATED_RUNTIME";
 const BATCH: usize = 25;
 /// How long the load of a file may take. After that the child counts as hung.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// The same for a case that is no failure but ends the child: some changed files loop forever.
+/// The same for a case that is not a failure but ends the child: some changed files loop forever.
 const PATIENCE_OF_PARENT: Duration = Duration::from_secs(10);
 
 struct NoEvents;

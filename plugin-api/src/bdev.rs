@@ -112,9 +112,9 @@ functions! {
     fn bay_wait_fn(arg: *mut c_void);
     /// Opens a bdev by name, alias or UUID. `[app thread]`
     fn bay_client_open_fn(host: *const bay_host, name: bay_str, flags: u32, event: Option<bay_bdev_event_fn>, arg: *mut c_void, desc: *mut u64) -> i32;
-    /// Closes a descriptor. The caller has released its channels before. `[thread of the open]`
+    /// Closes a descriptor. The caller must have released its channels. `[thread of the open]`
     fn bay_client_close_fn(host: *const bay_host, desc: u64) -> i32;
-    /// Fills `info`. The caller sets `info->size` before. `[any reactor]`
+    /// Fills `info`. The caller must set `info->size` before the call. `[any reactor]`
     fn bay_client_info_fn(host: *const bay_host, desc: u64, info: *mut bay_bdev_info) -> i32;
     /// Claims the bdev for a descriptor. `kind` is `BAY_CLAIM_*`. -EPERM when another claim conflicts. `[app thread]`
     fn bay_client_claim_fn(host: *const bay_host, desc: u64, kind: u32, key: u64) -> i32;

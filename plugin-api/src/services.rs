@@ -102,7 +102,7 @@ functions! {
     /// Watches imported regions. The host soon reports the existing ones as well. A region that is being removed stays
     /// mapped until `region_release`. `[app thread]`
     fn bay_mem_watch_fn(host: *const bay_host, added: Option<bay_mem_region_changed_fn>, removing: Option<bay_mem_region_changed_fn>, ctx: *mut c_void, watch: *mut u64) -> i32;
-    /// Ends a watch. The watcher has released every region before. `[app thread]`
+    /// Ends a watch. The watcher must have released every region. `[app thread]`
     fn bay_mem_unwatch_fn(host: *const bay_host, watch: u64) -> i32;
     /// The watcher releases a region that is being removed. `[any thread]`
     fn bay_mem_region_release_fn(host: *const bay_host, watch: u64, region: u32) -> i32;

@@ -63,7 +63,8 @@ extern "C" {
 #define BAY_NOTE_MANIFEST 1u
 /** Note type: the layout text, [`crate::LAYOUT`]. */
 #define BAY_NOTE_LAYOUT 2u
-/** A resource is short: the bus queues the I/O and submits it again after `kick`, or by a timer when the channel has no I/O outstanding. Not allowed for a reset. */
+/** A resource is used up for now: the bus queues the I/O and submits it again after `kick`, or by a timer when the channel has no I/O outstanding.
+Not allowed for a reset. */
 #define BAY_ST_NOMEM (-4096)
 /** The module returned the I/O without starting it (during an upgrade): the bus submits it again. */
 #define BAY_ST_REQUEUE (-4097)
@@ -393,10 +394,10 @@ typedef void bay_wait_fn(void *arg);
 /** Opens a bdev by name, alias or UUID. `[app thread]` */
 typedef int32_t bay_client_open_fn(const struct bay_host *host, struct bay_str name, uint32_t flags, bay_bdev_event_fn *event, void *arg, uint64_t *desc);
 
-/** Closes a descriptor. The caller has released its channels before. `[thread of the open]` */
+/** Closes a descriptor. The caller must have released its channels. `[thread of the open]` */
 typedef int32_t bay_client_close_fn(const struct bay_host *host, uint64_t desc);
 
-/** Fills `info`. The caller sets `info->size` before. `[any reactor]` */
+/** Fills `info`. The caller must set `info->size` before the call. `[any reactor]` */
 typedef int32_t bay_client_info_fn(const struct bay_host *host, uint64_t desc, struct bay_bdev_info *info);
 
 /** Claims the bdev for a descriptor. `kind` is `BAY_CLAIM_*`. -EPERM when another claim conflicts. `[app thread]` */
@@ -590,7 +591,7 @@ typedef void bay_mem_region_changed_fn(void *ctx, uint32_t region);
  */
 typedef int32_t bay_mem_watch_fn(const struct bay_host *host, bay_mem_region_changed_fn *added, bay_mem_region_changed_fn *removing, void *ctx, uint64_t *watch);
 
-/** Ends a watch. The watcher has released every region before. `[app thread]` */
+/** Ends a watch. The watcher must have released every region. `[app thread]` */
 typedef int32_t bay_mem_unwatch_fn(const struct bay_host *host, uint64_t watch);
 
 /** The watcher releases a region that is being removed. `[any thread]` */

@@ -211,7 +211,7 @@ class Targets(unittest.TestCase):
             target.kill()
             target.start()
             self.serve_file(target, port, "other", UUID.replace("6f9d", "1111"))
-            self.assertIn("it is not the unit that it was", load.failure())
+            self.assertIn("the unit is not the same as before", load.failure())
             self.assertEqual(writes(target), 0)
 
     def test_io_fails_when_a_target_hangs_for_longer_than_timeout_sec(self):

@@ -83,7 +83,7 @@ class StuckPlugins(unittest.TestCase):
             host.call("bdev_ramdisk_create", name="R0", num_blocks=7)
             error = host.refused("bdev_ramdisk_delete", name="R0")
             self.assertEqual(error.code, -110)
-            self.assertIn("R0: its module has not let go of it", error.message)
+            self.assertIn("R0: its module has not released it", error.message)
             self.assertEqual(host.call("bdev_get_bdevs"), [])
 
 

@@ -53,7 +53,7 @@ struct Channel {
     base: &'static Base,
     random: RefCell<Random>,
     held: RefCell<Vec<*mut bay_io>>,
-    /// Whether a message to this thread will check `held` again.
+    /// Whether a message is on its way to this thread that makes it check `held` again.
     is_looking: Cell<bool>,
 }
 

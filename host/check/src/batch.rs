@@ -82,7 +82,7 @@ pub struct Ended {
 pub(crate) enum Via {
     /// The bus, on a channel of this thread.
     Bus(u64),
-    /// A module directly, on its channel of this thread.
+    /// The module itself, without the bus, on its channel of this thread.
     Module(*const ModuleChannel),
 }
 

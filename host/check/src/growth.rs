@@ -39,7 +39,10 @@ impl Footprint {
         let rounds = u64::from(rounds.max(1));
         let bytes = self.heap.saturating_sub(before.heap);
         if bytes > SLACK_BYTES_PER_ROUND * rounds + NOISE_BYTES {
-            return Some(format!("the heap grew by {bytes} bytes, {} each time", bytes / rounds));
+            return Some(format!(
+                "the heap grew by {bytes} bytes, {} in each round",
+                bytes / rounds
+            ));
         }
         let (is, was) = (self.held, before.held);
         [

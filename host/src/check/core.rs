@@ -1,5 +1,8 @@
 //! The core's tables, with the guard in front of them.
-#![expect(unsafe_code, reason = "promises what `Core` asks, as the core behind it does")]
+#![expect(
+    unsafe_code,
+    reason = "keeps the promises of `Core`, because the core behind it keeps them"
+)]
 
 use crate::loader::{Core, Done, Job, ProcessCore, Result};
 use drivebay_check::calls::{self, Call};

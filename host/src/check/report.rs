@@ -27,7 +27,7 @@ pub(super) enum Event {
     },
     /// The child crashes.
     Crash {
-        /// The callback of the plugin that runs.
+        /// The plugin's callback that was running.
         seen: String,
     },
     /// The checks cannot run.

@@ -40,7 +40,10 @@ pub(super) fn supervise(options: &Check, out: &mut dyn Write) -> Result<Report, 
     if let Some(only) = &options.only {
         rest.retain(|planned| planned.name.contains(only.as_str()));
         if rest.is_empty() {
-            return Err(format!("--only {only:?}: no check of kind {} has that", report.kind));
+            return Err(format!(
+                "--only {only:?}: no check of kind {} has this text in its name",
+                report.kind
+            ));
         }
     }
     if !options.json {

@@ -25,7 +25,7 @@ pub struct Check {
     /// Seed of all random choices
     #[arg(long, value_name = "N", default_value = "1")]
     pub seed: u64,
-    /// Run long: more I/O, more rounds
+    /// Run more I/O and more rounds, which takes longer
     #[arg(long)]
     pub long: bool,
     /// Folder to search first for what the plugin requires; may be given several times

@@ -14,7 +14,7 @@ use std::path::PathBuf;
     disable_version_flag = true,
     after_help = "\
 Without -c and --state the host starts empty. SPDK's other application flags are accepted without effect.
-exit code: 0 ended by SIGTERM or SIGINT, 1 could not start or not end in order, 2 usage"
+exit code: 0 ended by SIGTERM or SIGINT, 1 could not start or did not stop cleanly, 2 usage"
 )]
 pub struct Serve {
     /// RPC socket [default: $DRIVEBAY_SOCKET, else drivebay.sock in the runtime folder]

@@ -21,7 +21,8 @@ pub enum Halt {
     Failed(String),
 }
 
-/// The calls of a configuration, for before and after the initialization.
+/// The calls of a configuration: those that belong before the initialization, and those that belong
+/// after it.
 #[derive(Debug)]
 pub struct Load {
     entries: Vec<(String, Entry)>,

@@ -1,5 +1,5 @@
 //! The core's tables, as the loader uses them.
-#![expect(unsafe_code, reason = "promises what `Core` asks: one app thread, tables that stay")]
+#![expect(unsafe_code, reason = "keeps the promises of `Core`: one app thread, tables that stay")]
 
 use super::error::Result;
 use super::outside::{Core, Done, Job};

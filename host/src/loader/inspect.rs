@@ -349,7 +349,7 @@ fn check_kind_of_file(
     found: &mut Inspection,
 ) {
     if header.e_type(endian) != elf::ET_DYN {
-        found.refuse("it is no shared object (ELF type ET_DYN is required)");
+        found.refuse("it is not a shared object (ELF type ET_DYN is required)");
     }
     let required = if cfg!(target_arch = "x86_64") {
         elf::EM_X86_64

@@ -166,7 +166,7 @@ fn check_same(candidate: &Candidate, present: &Present) -> Result<()> {
     let new = manifest.map_or_else(String::new, |new| format!(" (version {})", new.version));
     let first = match present.uses.as_slice() {
         [] => "plugin_unload it first".to_owned(),
-        uses => format!("plugin_unload it first, for which it {}", uses.join(", and it ")),
+        uses => format!("unload it first (plugin_unload), but it {}", uses.join(", and it ")),
     };
     let message = if candidate.path == present.path {
         format!(

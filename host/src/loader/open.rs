@@ -189,7 +189,7 @@ fn copy_door(symbol: *const u8, inspection: &Inspection) -> Result<bay_plugin> {
     let least = std::mem::offset_of!(bay_plugin, get_iface);
     if size < least || size > exported {
         return no(format!(
-            "its door says {size} bytes; {least} to {exported}, its symbol's size, are possible"
+            "its door says {size} bytes; allowed: {least} to {exported}, the size of its symbol"
         ));
     }
     let mut plugin = MaybeUninit::<bay_plugin>::zeroed();

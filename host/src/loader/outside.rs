@@ -53,7 +53,7 @@ pub unsafe trait Core: Send + Sync {
     fn delete_bdev(&self, _owner: *const bay_host, _name: &str, _done: Done) -> Result<()> {
         Err(Error::no_such_device())
     }
-    /// Registers the plugin's `bay.bdev_module/1`. From now on it is shown every new bdev. App
+    /// Registers the plugin's `bay.bdev_module/1`. From now on the bus shows it every new bdev. App
     /// thread.
     ///
     /// # Safety

@@ -287,8 +287,7 @@ pub fn look_into(path: &Path) -> Look {
     Ok(Candidate { path: path.to_owned(), inspection, refusal, stamp })
 }
 
-/// Reads the file at `path`, together with everything that forbids to load it, including owner and
-/// mode.
+/// Reads the file at `path`, together with every reason not to load it, including owner and mode.
 ///
 /// # Errors
 /// What the file is, if it is not a plugin or cannot be read.

@@ -14,9 +14,9 @@ params! {
     }
     /// Signals that this process may be sent.
     pub(crate) enum SignalName {
-        /// Like Ctrl-C: the host shuts down in order.
+        /// Like Ctrl-C: the host shuts down cleanly.
         Int = "SIGINT" | "2",
-        /// The host shuts down in order.
+        /// The host shuts down cleanly.
         Term = "SIGTERM" | "15",
         /// The host ends at once, with a core dump.
         Quit = "SIGQUIT" | "3",

@@ -71,7 +71,10 @@ impl Project {
         let files = self.files()?;
         let at = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
         if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
-            return Err(format!("{}: the folder must be empty or not there yet", folder.display()));
+            return Err(format!(
+                "{}: the folder must be empty or must not exist yet",
+                folder.display()
+            ));
         }
         for file in files {
             let path = folder.join(&file.path);

@@ -43,7 +43,8 @@ pub(super) fn patch(folder: &Path) -> Result<String, String> {
 /// When there is none. The crates are in no registry, so a project could not be built without them.
 pub(super) fn beside_this_program() -> Result<PathBuf, String> {
     let program = std::env::current_exe().and_then(|program| program.canonicalize());
-    let program = program.map_err(|error| format!("--sdk: where this program lies: {error}"))?;
+    let program = program
+        .map_err(|error| format!("--sdk: the folder of this program cannot be found: {error}"))?;
     beside(&program)
 }
 

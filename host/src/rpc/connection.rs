@@ -105,7 +105,7 @@ impl Connection {
             && (self.framer.has_unread() || ended && self.framer.is_partial())
     }
 
-    /// When the server gives the client up, unless bytes move before that.
+    /// When the server drops the client, unless bytes move before that.
     pub(crate) fn deadline(&self, config: &Config) -> Option<Instant> {
         match self.phase {
             Phase::Refused { since, shut: true } => Some(since + LINGER),

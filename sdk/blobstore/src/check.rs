@@ -97,7 +97,7 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.name.as_deref().unwrap_or("without a name");
-        let closed = if self.is_clean { "closed in order" } else { "not closed in order" };
+        let closed = if self.is_clean { "closed cleanly" } else { "not closed cleanly" };
         writeln!(
             f,
             "store {name}: {} volumes, {} of {} clusters used, {closed}",

@@ -118,7 +118,7 @@ pub(crate) fn plan(unit: &mut Unit, command: Command, offered: Offered) -> Resul
     }
 }
 
-/// Asks for a parameter list. An empty list is no error and ends the command.
+/// Asks for a parameter list. An empty list is not an error and ends the command.
 fn list_of(command: Command, len: u32) -> Result<Begun, Sense> {
     match len {
         0 => Ok(Begun::Ended(Outcome::good())),

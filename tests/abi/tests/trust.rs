@@ -56,7 +56,7 @@ fn with_require_only_what_a_trusted_key_signed_is_loaded() {
     let operator = Operator::new();
     let host = operator.strict_host();
     let file = probe(&host, "p.so", "1.0.0");
-    refused(&host, "plugin probe: not signed; the plugin policy requires one of a key in ");
+    refused(&host, "plugin probe: not signed; the plugin policy requires a signature by a key in ");
 
     let stranger = PrivateKey::generate(&operator.folder.path().join("stranger")).unwrap();
     signature::sign(&file, &stranger).unwrap();

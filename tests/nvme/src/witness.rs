@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 /// I/Os outstanding.
 const DEPTH: u64 = 8;
-/// The most blocks of an I/O.
+/// The maximum number of blocks of an I/O.
 const BLOCKS_MAX: u64 = 64;
 /// The number of blocks that only one client uses.
 const REGION: u64 = DEPTH * BLOCKS_MAX;

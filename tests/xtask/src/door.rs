@@ -7,7 +7,7 @@ use crate::{Failure, Outcome, run};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The most that the door may add to an I/O, in instructions.
+/// The maximum that the door may add to an I/O, in instructions.
 const ALLOWED: f64 = 10.0;
 /// Number of I/O in each loop.
 const IOS: u64 = 100_000;

@@ -16,7 +16,7 @@ const IN_C: [(&str, &str); 3] = [
 ];
 /// Kinds of templates; the plugins are called `golden_<kind>`.
 const IN_RUST: [&str; 3] = ["bdev", "filter", "transport"];
-/// The most bytes of all files together.
+/// The maximum size of all files together, in bytes.
 const LEN_MAX: u64 = 2 << 20;
 
 pub(crate) fn main(args: &[&str]) -> Outcome {

@@ -62,7 +62,7 @@ impl Channel {
         let is_nested = self.is_entered.replace(true);
         if is_nested {
             breach::record(
-                "the host is in one of submit, flush and chan_destroy of a channel at a time",
+                "the host calls only one of submit, flush and chan_destroy of a channel at a time",
                 format!("it called {} from inside another one", calls::name(call as u32)),
             );
         }
@@ -167,18 +167,18 @@ fn check_record(record: &bay_bdev_reg) {
     const RULE: &str = "a bdev only declares what the ABI defines";
     let known_ops = (1_u64 << (BAY_OP_COPY + 1)) - 2;
     if record.ops_mask & !known_ops != 0 {
-        breach::record(RULE, format!("ops_mask {:#x} has bits that are no op", record.ops_mask));
+        breach::record(RULE, format!("ops_mask {:#x} has bits that are not ops", record.ops_mask));
     }
     let known = BAY_BDEV_WRITE_CACHE | BAY_BDEV_READ_ONLY | BAY_BDEV_FILTER | BAY_BDEV_NO_DATA;
     if record.flags & !known != 0 {
-        breach::record(RULE, format!("flags {:#x} has bits that are no BAY_BDEV_*", record.flags));
+        breach::record(RULE, format!("flags {:#x} has bits that are not BAY_BDEV_*", record.flags));
     }
     if record.must_flags & !BAY_IO_FUA != 0 {
         breach::record(RULE, format!("must_flags {:#x} has unknown bits", record.must_flags));
     }
 }
 
-/// The guard's functions, for those that the plugin has.
+/// The guard's functions, one for each function that the plugin has.
 fn shown(ops: &bay_bdev_ops) -> bay_bdev_ops {
     bay_bdev_ops {
         size: drivebay_size::<bay_bdev_ops>(),

@@ -223,7 +223,7 @@ impl Remote {
     }
 }
 
-/// Connections that are closed in order, and others that just disappear.
+/// Connections that are closed cleanly, and others that just disappear.
 pub(super) fn connections(rig: &mut Rig<'_>) -> Verdict {
     let export = export(rig)?;
     let (mut series, began) = (Series::new(WARM_UP), Instant::now());

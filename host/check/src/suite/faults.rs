@@ -10,7 +10,7 @@ use drivebay_plugin_api::*;
 /// A filter may hide an error if it has another way to the data, but it must not invent data.
 pub(super) fn errors(rig: &mut Rig<'_>) -> Verdict {
     let made = rig.make()?;
-    let Some(base) = rig.base else { return skipped("the disk is not over the suite's") };
+    let Some(base) = rig.base else { return skipped("the disk is not built on the suite's disk") };
     if let Some(reason) = unjudged(&made) {
         return rig.delete(made).and(skipped(reason));
     }
@@ -52,7 +52,7 @@ fn told_by(when: &str, stop: Stop) -> Stop {
 /// Late completions and refusals for lack of memory are not errors.
 pub(super) fn late(rig: &mut Rig<'_>) -> Verdict {
     let made = rig.make()?;
-    let Some(base) = rig.base else { return skipped("the disk is not over the suite's") };
+    let Some(base) = rig.base else { return skipped("the disk is not built on the suite's disk") };
     if let Some(reason) = unjudged(&made) {
         return rig.delete(made).and(skipped(reason));
     }

@@ -109,7 +109,7 @@ fn let_go(made: Made, channels: Vec<Channel>) -> Verdict {
 /// The base below the filter is removed while I/O is in flight.
 pub(super) fn remove_base(rig: &mut Rig<'_>) -> Verdict {
     let made = rig.make()?;
-    let Some(base) = rig.base else { return skipped("the disk is not over the suite's") };
+    let Some(base) = rig.base else { return skipped("the disk is not built on the suite's disk") };
     let name = made.bdev.name.clone();
     let channels = rig.channels(&made)?;
     let mut random = Random::new(rig.settings.seed);

@@ -750,7 +750,7 @@ pub fn waits_for(name: &str) -> Option<String> {
     };
     let channels = leaving.channels.load(Ordering::Acquire);
     Some(match (descs, channels) {
-        (0, 0) if destructing => "its module has not let go of it".to_owned(),
+        (0, 0) if destructing => "its module has not released it".to_owned(),
         _ if leaving.quarantined() > 0 => format!(
             "{} I/O are quarantined: its plugin has failed, and a device may still touch their buffers",
             leaving.quarantined()

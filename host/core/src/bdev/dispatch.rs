@@ -25,7 +25,7 @@ pub(super) fn send_on(channel: &Channel, io: Io) {
     if channel.gate.get() == Gate::OPEN { enter(channel, io) } else { send(channel, io) }
 }
 
-/// Its own function, so that `send` needs no stack frame for `enter`.
+/// A separate function, so that `send` needs no stack frame for `enter`.
 #[inline(never)]
 fn enter_or_wait(channel: &Channel, io: Io) {
     if channel.gate.get() == Gate::OPEN { enter(channel, io) } else { wait_in_line(channel, io) }
@@ -73,7 +73,7 @@ fn hold_back(channel: &Channel, io: Io) {
     channel.quiesced.push_back(io);
 }
 
-/// Sends the I/O that was held back and need not be any more.
+/// Sends the I/O that no longer needs to be held back.
 pub(super) fn let_go(channel: &Channel) {
     let held_back = channel.quiesced.take();
     while let Some(io) = held_back.pop_front() {

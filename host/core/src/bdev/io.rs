@@ -236,8 +236,8 @@ impl Io {
 }
 
 impl Io {
-    /// Moves the I/O on to `base`, the next bdev below. Returns false when it has already passed
-    /// the most filters that a request can pass.
+    /// Moves the I/O on to `base`, the next bdev below. Returns false when it has already passed through the
+    /// maximum number of filters.
     #[inline]
     pub(super) fn hop(self, base: &Channel) -> bool {
         let hops = self.hops.get();

@@ -59,7 +59,7 @@ pub(super) fn poller_goes(thread: u64, poller: u64) {
     lock(&POLLERS).remove(&(thread, poller));
 }
 
-/// A call of the control path, under way until it is dropped.
+/// A call of the control path. It counts as under way until this value is dropped.
 #[derive(Debug)]
 #[must_use = "the call is under way until this is dropped"]
 pub struct Call(u64);

@@ -73,8 +73,8 @@ impl KeptFile {
         }
     }
 
-    /// Overwrites the file in place, after it made a copy. [`read`](Self::read) uses the copy if
-    /// the overwrite was interrupted.
+    /// Makes a copy of the file, then overwrites the file in place. [`read`](Self::read) uses the
+    /// copy if the overwrite was interrupted.
     fn overwrite(&self, text: &str) -> io::Result<()> {
         let mut copy = self.beside();
         if let Err(error) = write_new(&copy, text.as_bytes()) {

@@ -212,8 +212,10 @@ impl Policy {
             tracing::warn!(path = %path.display(), "{verdict}; the policy lets it load with this warning");
             return Ok(None);
         }
-        let message =
-            format!("{verdict}; the plugin policy requires one of a key in {}", keys.0.display());
+        let message = format!(
+            "{verdict}; the plugin policy requires a signature by a key in {}",
+            keys.0.display()
+        );
         Err(Error::new(libc::EPERM, message))
     }
 

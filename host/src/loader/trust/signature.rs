@@ -46,7 +46,7 @@ pub enum Verdict {
     UnknownKey(Fingerprint),
     /// The key that signed was revoked.
     RevokedKey(String),
-    /// The signature is not one of the named key for these bytes.
+    /// The named key did not make this signature for these bytes.
     Wrong(String),
     /// The signature file cannot be parsed.
     Malformed(String),
@@ -69,7 +69,7 @@ impl fmt::Display for Verdict {
             Self::UnknownKey(key) => write!(f, "signed by the key {key}, which is not trusted"),
             Self::RevokedKey(name) => write!(f, "signed by the key {name}, which was revoked"),
             Self::Wrong(name) => {
-                write!(f, "its signature is not one of the key {name} over this file")
+                write!(f, "its signature was not made for this file by the key {name}")
             }
             Self::Malformed(why) => write!(f, "its signature file is malformed: {why}"),
         }
@@ -84,7 +84,7 @@ pub fn sidecar_path(file: &Path) -> PathBuf {
     name.into()
 }
 
-/// Signs a file: writes or replaces its signature file. Returns the path of that.
+/// Signs a file: writes or replaces its signature file. Returns the path of the signature file.
 ///
 /// # Errors
 /// The file cannot be read, or the signature cannot be written.

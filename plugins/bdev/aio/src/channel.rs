@@ -10,7 +10,7 @@ use drivebay_sdk::prelude::*;
 
 use crate::disk::{FileDisk, Zeroing};
 
-/// The most I/Os of one channel in flight. The bus keeps further I/O.
+/// The maximum number of I/Os of one channel in flight. The bus keeps further I/O.
 const DEPTH: u32 = 256;
 
 /// Refuses a libaio disk if the system has no room for one more channel. Otherwise channels that open later would
@@ -266,7 +266,7 @@ fn status_of(op: Op, block_size: u32, result: Result<u32, Errno>) -> Status {
     }
 }
 
-/// The statuses for errors that have one of their own. All others are an I/O error.
+/// The statuses of errors that have their own status. All others are an I/O error.
 fn status_of_errno(number: i32) -> Status {
     match number {
         libc::ENOSPC | libc::EDQUOT | libc::EFBIG => Status::errno(errno::ENOSPC),

@@ -1,4 +1,4 @@
-//! What `bdev_aio_*` and `bdev_uring_*` differ in.
+//! The differences between `bdev_aio_*` and `bdev_uring_*`.
 
 use std::fmt;
 

@@ -11,7 +11,7 @@ use crate::session::{Done, Payload, Transfer};
 const RETRIES_MAX: u32 = 300;
 /// How many times a command may exceed its time limit before its I/O fails.
 const OVERDUE_MAX: u32 = 2;
-/// How many sessions may end during a command before its I/O fails. The command may be what ends them.
+/// How many sessions may end during a command before its I/O fails. The command itself may be the cause.
 const LOSSES_MAX: u32 = 16;
 /// Errno value with which Linux reports a reservation conflict.
 const EBADE: i32 = 52;

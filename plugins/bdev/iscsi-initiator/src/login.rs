@@ -196,7 +196,7 @@ impl Exchange {
         let len = usize::try_from(header.data_len).unwrap_or(usize::MAX);
         let is_login = header.kind() == Some(Opcode::LoginResponse) && header.ahs_len == 0;
         if !is_login || text.len().saturating_add(len) > text::LEN_MAX {
-            return Err(failed("the answer is no login response, or its text is too long"));
+            return Err(failed("the answer is not a login response, or its text is too long"));
         }
         let mut data = vec![0; len + pad_len(len)];
         self.stream.read_exact(&mut data).await?;

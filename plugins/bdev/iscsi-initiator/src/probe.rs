@@ -95,14 +95,14 @@ pub(crate) async fn connect<R: Payload>(
     let looked = task::timeout(limit, looking).await.unwrap_or_else(|elapsed| Err(elapsed.into()));
     let (identity, capacity) = looked?;
     if !expected.is(&identity, capacity.block_len) {
-        let why = format!("{:?}: it is not the unit that it was", place.url);
+        let why = format!("{:?}: the unit is not the same as before", place.url);
         return Err(Error::new(errno::ENODEV, why));
     }
     let Talk { stream, session } = talk;
     Ok((stream, session.with_payload(), capacity.last_lba.saturating_add(1)))
 }
 
-/// The designators of the unit itself. Those of the port differ between portals.
+/// The designators of the unit itself. Designators of the port are left out, because they differ between portals.
 fn unit_designators(page: &[u8]) -> Vec<&[u8]> {
     let mut all = Vec::new();
     let mut rest = page;

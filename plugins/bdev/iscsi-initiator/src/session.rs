@@ -32,7 +32,7 @@ pub trait Payload {
 pub enum Transfer {
     /// No data.
     None,
-    /// To this end, the initiator.
+    /// From the target to the initiator.
     In(u32),
     /// To the target.
     Out(u32),
@@ -54,7 +54,7 @@ pub struct Done<R> {
 /// Why a session is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Bytes that are no PDU, or a wrong digest.
+    /// Bytes that are not a PDU, or a wrong digest.
     Broken(Broken),
     /// A PDU, with this opcode, that the target must not send now.
     Unexpected(u8),

@@ -10,7 +10,8 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Zeros and unmaps go down in pieces of this many bytes, so that a large one does not hold the disk.
+/// Zeros and unmaps go down in pieces of this many bytes, so that a large one does not block the
+/// disk.
 const PIECE_BYTES: u64 = 1 << 30;
 /// Writes of metadata go down in pieces of this many bytes.
 const WRITE_BYTES: usize = 1 << 20;

@@ -138,7 +138,7 @@ fn add(store: Store<BaseDisk>, desc: Arc<Desc>) -> Result<Rc<LvStore>> {
     let base = desc.info()?;
     if info.block_size != base.block_size() {
         let message = format!(
-            "the store has blocks of {} bytes, bdev {} of {}",
+            "the store has blocks of {} bytes, but bdev {} has blocks of {}",
             info.block_size,
             base.name(),
             base.block_size()
@@ -250,7 +250,7 @@ impl LvStore {
     pub(crate) async fn close(&self) {
         self.end().await;
         if let Err(error) = self.store.close().await {
-            warn!("store {} is not closed in order: {error}", self.uuid);
+            warn!("store {} is not closed cleanly: {error}", self.uuid);
         }
     }
 }

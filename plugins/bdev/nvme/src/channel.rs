@@ -68,7 +68,7 @@ pub struct Channel {
     /// The queues of controllers on PCIe; `None` when the controllers are on TCP.
     rings: Option<Rings>,
     news: Rc<News>,
-    /// The task that follows the list of paths, and the one that has the channel look for commands that take too long.
+    /// The task that follows the list of paths, and the one that makes the channel check for commands that take too long.
     tasks: Vec<JoinHandle<()>>,
     /// I/O that was not sent yet. The bus bounds how much: each I/O is one of the channel's requests.
     waiting: VecDeque<Request>,
@@ -207,7 +207,7 @@ impl Channel {
         Ok(())
     }
 
-    /// Has a request wait for a leg, or fails it when none will open.
+    /// Makes a request wait for a leg, or fails it when none will open.
     fn no_leg_is_open(&mut self, request: Request) -> Result<(), Request> {
         if self.legs.iter().any(|leg| leg.key.is_none() && leg.may_open()) {
             return Err(request);
@@ -694,7 +694,7 @@ fn after(time: Duration) -> u64 {
     thread::now_ns().saturating_add(time)
 }
 
-/// Has the channel look for commands that take too long, a few times in each timeout.
+/// Makes the channel check for commands that take too long, a few times in each timeout.
 async fn watch(timeout: Duration, news: Rc<News>) {
     let period = (timeout / 4).clamp(WATCH_MIN, WATCH_MAX);
     loop {
@@ -704,7 +704,7 @@ async fn watch(timeout: Duration, news: Rc<News>) {
     }
 }
 
-/// Has the channel follow the list of paths.
+/// Makes the channel follow the list of paths.
 async fn follow_list(paths: Arc<Paths>, mut version: u64, news: Rc<News>) {
     loop {
         paths.changed_from(version).await;

@@ -32,7 +32,7 @@ const ENTRY_LEN: u32 = 1024;
 const _: () = assert!(
     ENTRY_LEN as usize == DiscoveryEntry::LEN && ENTRY_LEN as usize == DiscoveryHeader::LEN
 );
-/// How often the plugin reads a log again that changes during the read.
+/// How often the plugin reads a log again when it changes during the read.
 const READS_MAX: usize = 8;
 /// The time between two tries to connect.
 const DELAY: Duration = Duration::from_secs(2);

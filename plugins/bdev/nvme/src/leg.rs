@@ -87,7 +87,7 @@ impl News {
         self.wake();
     }
 
-    /// Has the channel do a round.
+    /// Makes the channel do a round.
     pub(crate) fn wake(&self) {
         self.has_any.set(true);
     }

@@ -138,7 +138,7 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// Whether I/O fails that has had no connection for this long.
+    /// Whether I/O that has had no connection for this long fails.
     pub(crate) fn fails_io_after(self, without: Duration) -> bool {
         let is_over = |sec: u32| sec > 0 && without >= Duration::from_secs(sec.into());
         let loss_sec = u32::try_from(self.loss_sec).unwrap_or(0);

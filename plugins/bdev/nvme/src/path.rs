@@ -255,7 +255,7 @@ impl Path {
         self.events.notify();
     }
 
-    /// Waits until a channel doubts the ANA states. `[app thread]`
+    /// Waits until a channel reports that the ANA states may be out of date. `[app thread]`
     pub(crate) async fn ana_is_doubted(&self) {
         self.events.until(|| self.is_ana_doubted.swap(false, Ordering::AcqRel)).await;
     }

@@ -464,7 +464,7 @@ impl Array {
         }
     }
 
-    /// The rebuild that runs or is about to begin. A rebuild is shown before its first copy, so that no client takes the member for
+    /// The rebuild that runs or is about to begin. A rebuild is shown before its first copy, so that no client thinks that the member is
     /// current.
     fn show_process(&self) -> Option<Value> {
         if let Some(rebuild) = &*self.rebuild.borrow() {

@@ -134,7 +134,7 @@ fn name_of_empty(slot: usize) -> String {
     format!("removed_base_bdev_{slot}")
 }
 
-/// Creates an array. It goes online as soon as all of its members are there. `[app thread]`
+/// Creates an array. It goes online as soon as all of its members exist. `[app thread]`
 ///
 /// # Errors
 /// `EINVAL`; `EEXIST` for a name or UUID in use, and for a bdev with the superblock of an array; `EPERM` for a bdev

@@ -517,7 +517,7 @@ pub(crate) async fn erase(array: &Array) {
     }
 }
 
-/// Whether all members are there and current.
+/// Whether all members are present and current.
 fn is_whole(array: &Array) -> bool {
     array.slots.borrow().iter().all(|slot| slot.member.is_some() && !slot.is_target)
 }

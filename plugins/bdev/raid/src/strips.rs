@@ -8,7 +8,8 @@ use drivebay_spec_raid::{Layout, xor_into};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-/// Bytes of a channel's buffers at most. The number of buffers stays between those of 2 and of 32 I/Os.
+/// Maximum size of a channel's buffers together, in bytes. The buffers are always enough for 2 I/Os, and never more than
+/// 32 I/Os need.
 const BYTES_MAX: usize = 8 << 20;
 
 /// The buffers of a channel. The channel allocates a buffer when it first needs it, and keeps all buffers until it closes.
@@ -116,7 +117,7 @@ impl Strips {
         self.free.borrow_mut().pop()
     }
 
-    /// Bytes of at most a strip of blocks.
+    /// The length of `nblocks` blocks, at most a strip, in bytes.
     pub(crate) fn len_of(&self, nblocks: u64) -> u32 {
         let len = usize::try_from(nblocks).unwrap_or(usize::MAX).saturating_mul(self.block_size);
         u32::try_from(len).unwrap_or(u32::MAX)

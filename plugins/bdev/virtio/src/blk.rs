@@ -178,7 +178,7 @@ impl Shape {
         }
     }
 
-    /// The ops of a bdev that the device does not have. Without a flush, the bus completes flushes itself.
+    /// The ops of [`Bdev::OPS`] that the device does not support. Without a flush, the bus completes flushes itself.
     fn missing_ops(&self) -> impl Iterator<Item = OpSet> {
         let is_writable = !self.has(feature::RO);
         let all = [
@@ -222,7 +222,7 @@ impl Bdev for VirtioBlk {
     type Params = NoParams;
     type Channel = Channel;
     const PRODUCT: &'static str = "VirtioBlk Disk";
-    /// `describe` removes the ops that the device does not have.
+    /// `describe` removes the ops that the device does not support.
     const OPS: OpSet =
         OpSet::READ_WRITE.with(OpSet::FLUSH).with(OpSet::UNMAP).with(OpSet::WRITE_ZEROES);
 
@@ -278,7 +278,7 @@ pub(crate) struct Dialect {
 }
 
 impl Dialect {
-    /// Puts an I/O into a queue that has room. Returns its slot, or `None` when the device does not have the op.
+    /// Puts an I/O into a queue that has room. Returns its slot, or `None` when the device does not support the op.
     #[inline]
     pub(crate) fn submit(&self, queue: &mut DriverQueue, io: &BdevIo) -> Option<u16> {
         let sectors = u64::from(self.block_size) / SECTOR;

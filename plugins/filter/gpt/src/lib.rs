@@ -43,7 +43,7 @@ fn start(app: &App) -> Result<()> {
     Ok(())
 }
 
-/// Creates a disk for each partition of our types.
+/// Creates a disk for each partition of one of the two types that become disks.
 async fn look_at(app: &App, examine: &Examine) -> Result<()> {
     let base = examine.name().to_owned();
     let to_read = Arc::new(bdev::open(app, &base, false, |_, _| {})?);

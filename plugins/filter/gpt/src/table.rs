@@ -10,7 +10,7 @@ const PROTECTIVE: u8 = 0xee;
 const SIGNATURE: &[u8; 8] = b"EFI PART";
 const HEADER_LEN: usize = 92;
 const ENTRY_LEN: usize = 128;
-/// The most entries to read. Tools write this many.
+/// The maximum number of entries to read. Tools write this many.
 const ENTRIES_MAX: u32 = 128;
 /// SPDK's type of partitions.
 const TYPE: u128 = 0x6527994e_2c5a_4eec_9613_8f5944074e8b;
@@ -142,7 +142,7 @@ impl Header {
             return Err(broken("the usable blocks are not on the disk"));
         }
         if found.entries > ENTRIES_MAX || u32_at(header, 84) as usize != ENTRY_LEN {
-            return Err(broken("more than 128 entries, or entries not of 128 bytes"));
+            return Err(broken("more than 128 entries, or entries that are not 128 bytes long"));
         }
         Ok(found)
     }

@@ -41,7 +41,7 @@ params! {
     }
 }
 
-/// JSON-RPC 2.0, section 5.1. SPDK refuses with this code, whatever the reason.
+/// JSON-RPC 2.0, section 5.1. SPDK uses this code for every refusal.
 const INVALID_PARAMS: i64 = -32602;
 
 /// A base that is split, or will be when it exists.

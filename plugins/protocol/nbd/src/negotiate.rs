@@ -34,7 +34,7 @@ pub struct Agreed {
     pub has_block_status: bool,
 }
 
-/// Negotiates until the client enters transmission. `None` when the connection ends in order instead.
+/// Negotiates until the client enters transmission. `None` when the connection ends cleanly instead.
 ///
 /// # Errors
 /// The client does not speak the protocol, or the connection is lost.

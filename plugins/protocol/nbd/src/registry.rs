@@ -68,7 +68,7 @@ pub fn stop(stopping: Stopping) {
     };
     match task::spawn("stop nbd", end) {
         Ok(task) => task.detach(),
-        Err(error) => tracing::error!("nbd cannot stop in order: {error}"),
+        Err(error) => tracing::error!("nbd cannot stop cleanly: {error}"),
     }
 }
 

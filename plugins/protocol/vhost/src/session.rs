@@ -72,7 +72,7 @@ pub struct Session {
 #[derive(Debug)]
 struct Tracking {
     area: Arc<InflightArea>,
-    /// One bit for each ring that does not resume from the area of requests in flight, because it stopped in order or was reset.
+    /// One bit for each ring that does not resume from the area of requests in flight, because it stopped cleanly or was reset.
     stopped: u128,
 }
 

@@ -26,7 +26,7 @@ use std::rc::Rc;
 #[cfg(test)]
 mod tests;
 
-/// The most sockets that one round checks.
+/// The maximum number of sockets that one round checks.
 const EVENTS: usize = 64;
 /// How long the target may take to accept a connection as a queue, in nanoseconds.
 const HANDSHAKE_WAIT_NS: u64 = 30_000_000_000;
@@ -38,9 +38,9 @@ const PIECES_WAIT_NS: u64 = 1_000_000;
 
 /// How often the group checks connections that wait for data from their hosts, in nanoseconds.
 const DATA_PERIOD_NS: u64 = 1_000_000_000;
-/// The most sockets closed in one round.
+/// The maximum number of sockets closed in one round.
 const CLOSED_AT_ONCE: usize = 32;
-/// The most connections of a group that have not sent their first PDU. Beyond this, the oldest is closed for the
+/// The maximum number of connections of a group that have not sent their first PDU. Beyond this, the oldest is closed for the
 /// next one.
 const SILENT_MAX: usize = 4096;
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-/// The most connections accepted at once, so that a storm of them does not delay the app thread.
+/// The maximum number of connections accepted at once, so that a storm of them does not delay the app thread.
 const BURST: usize = 16;
 
 /// Receive buffer, in bytes: room for a whole queue of writes with data in their capsules, so that the host never waits

@@ -19,7 +19,7 @@ const PATIENCE_MS: u32 = 30_000;
 /// with 128 queues for each of several hundred controllers.
 const CONNECTIONS_MAX: u32 = 65_536;
 
-/// The most pieces of one command's data.
+/// The maximum number of pieces of one command's data.
 const PIECES_MAX: u32 = 128;
 
 /// The options in force. They are serialized as `nvmf_get_transports` shows them.
@@ -49,11 +49,11 @@ pub(crate) struct Options {
     disable_command_passthru: bool,
     kas: u16,
     min_kato: u32,
-    /// The most connections from one address.
+    /// The maximum number of connections from one address.
     max_connections_per_address: u32,
-    /// The most connections of one listener.
+    /// The maximum number of connections of one listener.
     max_connections_per_listener: u32,
-    /// The most queues of one host, by its name. The target counts them.
+    /// The maximum number of queues of one host, by its name. The target counts them.
     max_connections_per_host: u32,
     /// Length of one piece of data, in bytes.
     #[serde(skip_serializing)]
@@ -61,7 +61,7 @@ pub(crate) struct Options {
     /// How often to check for new connections while the reactor does not sleep, in microseconds.
     #[serde(skip_serializing)]
     acceptor_poll_rate: u32,
-    /// The most connections that wait to be accepted.
+    /// The maximum number of connections that wait to be accepted.
     #[serde(skip_serializing)]
     acceptor_backlog: i32,
 }

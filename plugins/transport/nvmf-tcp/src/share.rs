@@ -81,7 +81,6 @@ impl Share {
 
     /// Takes buffers for `len` bytes in pieces of `piece_len`. `None` if the address holds too much. An address that
     /// holds nothing may always take.
-    /// may always take.
     #[inline]
     pub(crate) fn take(&self, len: u32, piece_len: u32) -> Option<Taken> {
         let taken = Taken {

@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 use std::io::{ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::net::TcpStream;
 
-/// The most writes of one connection in a round.
+/// The maximum number of writes of one connection in a round.
 const WRITES: usize = 16;
 
 /// A host that has sent nothing for this long has paused.
@@ -170,9 +170,9 @@ impl<R: Carrier> Socket<R> {
         did
     }
 
-    /// Leaves the host alone for a while when all requested data was sent (`sent` bytes), and that was much. The host
-    /// is busy with this data, and half of its commands at once need fewer packets and system calls than one after the
-    /// other.
+    /// Stops checking the socket for a short time when all requested data was sent (`sent` bytes) and was large. The
+    /// host is busy with this data. If half of its commands arrive at once, they need fewer packets and system calls
+    /// than one after the other.
     fn rest(&mut self, sent: usize) {
         let Some((taken, depth)) = self.connection.burst_over() else { return self.rest_ns = 0 };
         if taken == 0 || sent < taken * LARGE || depth < DEEP {

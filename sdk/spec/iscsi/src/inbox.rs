@@ -6,7 +6,7 @@ use std::fmt;
 /// Size of a new buffer, in bytes. Every read has room for at least a quarter of it.
 const ROOM: usize = 16 << 10;
 
-/// The peer sent bytes that are no PDU, or a wrong digest. The connection ends.
+/// The peer sent bytes that are not a PDU, or a wrong digest. The connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
     /// The data is longer than negotiated.
@@ -104,7 +104,7 @@ impl Inbox {
     /// The PDU at the front; `None` while it is incomplete.
     ///
     /// # Errors
-    /// The bytes are no PDU, or a digest is wrong.
+    /// The bytes are not a PDU, or a digest is wrong.
     pub fn front(&self, framing: &Framing) -> Result<Option<Frame>, Broken> {
         let rest = self.rest();
         let Some(bhs) = rest.first_chunk::<BHS_LEN>() else { return Ok(None) };

@@ -13,7 +13,7 @@ pub const DESCRIPTOR_LEN: usize = 16;
 pub struct Descriptor {
     /// The first block.
     pub lba: u64,
-    /// Number of blocks. 0 is no error.
+    /// Number of blocks. 0 is not an error.
     pub blocks: u32,
 }
 

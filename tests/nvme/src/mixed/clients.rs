@@ -20,7 +20,7 @@ const VISITED: u64 = (STAYING.0 * STAYING.1) as u64;
 /// Number of regions that visitors use in turn.
 const PLACES: usize = 4;
 const PLACE_LEN: u64 = (VISITING.0 * VISITING.1) as u64;
-/// The most answers that a visitor stays for.
+/// The maximum number of answers that a visitor stays for.
 const ANSWERS: usize = 300;
 const BETWEEN_VISITS: Duration = Duration::from_millis(100);
 

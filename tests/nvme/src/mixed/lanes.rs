@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicU64;
 use std::thread;
 use std::time::Duration;
 
-/// The most blocks of a command: 128 KiB.
+/// The maximum number of blocks of a command: 128 KiB.
 const LEN_MAX: usize = 256;
 /// How long to wait for an answer between two checks of the time.
 const PATIENCE: Duration = Duration::from_millis(20);

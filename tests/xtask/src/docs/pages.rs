@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::Files;
 use super::examples::Example;
 
-/// The most lines of an answer on a page.
+/// The maximum number of lines of an answer on a page.
 const ANSWER_LINES_MAX: usize = 60;
 
 pub(super) fn make(

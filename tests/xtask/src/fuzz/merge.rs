@@ -7,7 +7,7 @@ use super::{build, corpora, folder};
 use crate::run;
 use crate::tally::Tally;
 
-/// The most files in one corpus, and the most bytes.
+/// The maximum number of files in one corpus, and their maximum size in bytes.
 const FILES: usize = 150;
 const BYTES: u64 = 100 << 10;
 

@@ -93,7 +93,7 @@ pub(in crate::env) fn unless_mapped(number: Option<u32>, give_back: impl FnOnce(
 /// region, because an empty container has no address space. `[any thread]`
 ///
 /// # Errors
-/// The error of `attach`, or a region cannot be mapped.
+/// The error of `attach`, or the error of mapping a region.
 pub(super) fn with_container<T>(
     attach: impl FnOnce(Arc<VfioContainer>) -> Result<T, VfioError>,
     explain: impl Fn(&VfioError) -> Error,

@@ -143,7 +143,7 @@ fn check_target(from: &Source, to: &OpenBdev) -> Result<()> {
         return Err(Error::new(errno::EINVAL, "the bdev is smaller than the volume"));
     }
     if !from.store.store.super_block().io_unit_size.is_multiple_of(info.block_size()) {
-        let why = "the store's block size is no multiple of the bdev's";
+        let why = "the store's block size is not a multiple of the bdev's";
         return Err(Error::new(errno::EINVAL, why));
     }
     Ok(())

@@ -215,7 +215,7 @@ fn volumes(store: &LvStore) -> Result<Vec<Value>, RpcError> {
 fn first_faults(faults: &[Fault]) -> Vec<String> {
     let mut texts: Vec<String> = faults.iter().take(FAULTS_MAX).map(ToString::to_string).collect();
     if let Some(more) = faults.len().checked_sub(FAULTS_MAX).filter(|more| *more > 0) {
-        texts.push(format!("and {more} more; bdev_lvol_check_lvstore says them all"));
+        texts.push(format!("and {more} more; bdev_lvol_check_lvstore lists them all"));
     }
     texts
 }

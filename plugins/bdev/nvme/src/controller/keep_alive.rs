@@ -25,7 +25,7 @@ impl KeepAlive {
 }
 
 impl KeepAlive {
-    /// Stops sending keep alives. After its timeout, the target then closes connections that it still takes for open.
+    /// Stops sending keep alives. After its timeout, the target then closes connections that it still considers open.
     pub(super) fn stop(&mut self) {
         if let Some(task) = &mut self.0 {
             task.cancel();

@@ -110,7 +110,7 @@ impl Rings {
                 if buf::pool_for(len).is_some() {
                     return Err((request, true));
                 }
-                warn!("no pool has buffers of {len} bytes for data that a device does not reach");
+                warn!("no pool has buffers of {len} bytes for data that a device cannot access");
                 request.io.complete(Status::errno(errno::ENOMEM));
                 return Ok(());
             }

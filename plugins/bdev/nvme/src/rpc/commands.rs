@@ -69,7 +69,7 @@ pub(super) fn register(app: &App) -> Result<()> {
         INVALID_PARAMS,
         "bdev_nvme_send_cmd",
         "Sends a command to a controller and answers with its completion.\n\n\
-         A command that fails is no error of the call: `cpl` has its status.",
+         A failed command does not fail the call: `cpl` has its status.",
         send,
     )
     .describe(|mut method| {

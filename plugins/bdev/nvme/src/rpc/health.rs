@@ -30,7 +30,7 @@ pub(super) fn register(app: &App) -> Result<()> {
         get,
     )
     .describe(|method| {
-        method.result("The log, and what the controller is.").error(
+        method.result("The log, and a description of the controller.").error(
             INTERNAL_ERROR,
             "no_such_device",
             "No controller has that name, or it did not answer.",

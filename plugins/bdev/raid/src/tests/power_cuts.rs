@@ -401,7 +401,7 @@ impl After<'_> {
         }
     }
 
-    /// The array writes to no other blocks than those of metadata and data.
+    /// The array writes only to blocks of metadata and data.
     fn check_the_rest(&self) {
         for disk in &self.disks {
             let contents = disk.contents();

@@ -74,7 +74,7 @@ pub(super) fn read(path: &Path, uuid: &[u8; 16]) -> Result<Option<Table<Identity
     if kept.bdev_uuid != Uuid(*uuid).to_string() {
         return Err(wrong("it belongs to another bdev; remove it, or give another file"));
     }
-    let table = restored(kept).ok_or_else(|| wrong("its parts do not fit together"))?;
+    let table = restored(kept).ok_or_else(|| wrong("its parts contradict each other"))?;
     Ok(Some(table).filter(|table| !table.registrants().is_empty()))
 }
 

@@ -61,7 +61,7 @@ impl Bench {
         self.login.work(&mut context)
     }
 
-    /// A login PDU: what comes of it, the status, and the text of the answer.
+    /// Handles a login PDU: returns its outcome, the status, and the text of the answer.
     fn login(&mut self, flags: u8, text: &str) -> (Progress, u16, String) {
         let login = pdu::Login { flags, isid: [1; 6], cmd_sn: 7, ..pdu::Login::default() };
         let progress = self.send(login.encode_immediate(text.len() as u32), text);

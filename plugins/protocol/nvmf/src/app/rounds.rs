@@ -49,7 +49,7 @@ impl App {
         }
     }
 
-    /// A group has given its first answer. Its whole round begins now.
+    /// A group has given its first answer. From now on it must complete one whole round.
     fn is_heard(&self, number: u64, group: usize) {
         self.in_group(group, move |state| state.tell_app(move |app| app.round_is_over(number)));
     }

@@ -101,7 +101,7 @@ pub fn connect(model: &mut Model, attempt: &Attempt<'_>) -> Result<Admitted, Ref
         let status = Status::CONNECT_INCOMPATIBLE_FORMAT;
         return Err(Refused::for_good(status, "the record format is not known"));
     }
-    let no_text = Refused::for_good(INVALID, "the name of the subsystem is not a text");
+    let no_text = Refused::for_good(INVALID, "the name of the subsystem is not valid text");
     let subnqn = data.subnqn.as_str().ok_or(no_text.in_data(ConnectData::SUBNQN_OFFSET))?;
     let missing = Refused::for_now(INVALID, "there is no such subsystem");
     let subsystem = model.subsystems.get_mut(subnqn);
@@ -109,7 +109,7 @@ pub fn connect(model: &mut Model, attempt: &Attempt<'_>) -> Result<Admitted, Ref
     // SPDK's initiator sends no name unless it is configured. It may connect where any host may.
     let nameless = subsystem.allow_any_host;
     let is_name = |name: &&str| nqn::check_host(name).is_ok() || (nameless && name.is_empty());
-    let no_name = Refused::for_good(INVALID, "the name of the host is empty or not a text");
+    let no_name = Refused::for_good(INVALID, "the name of the host is empty or not valid text");
     let hostnqn = data.hostnqn.as_str().filter(is_name);
     let hostnqn = hostnqn.ok_or(no_name.in_data(ConnectData::HOSTNQN_OFFSET))?;
     if !subsystem.allows(hostnqn) {
@@ -147,7 +147,10 @@ fn admit_admin(
     hostnqn: &str,
 ) -> Result<u16, Refused> {
     if attempt.data.cntlid != CNTLID_DYNAMIC {
-        let fixed = Refused::for_good(INVALID, "controllers are given out, not asked for");
+        let fixed = Refused::for_good(
+            INVALID,
+            "the target assigns controllers, and a host cannot choose one",
+        );
         return Err(fixed.in_data(ConnectData::CNTLID_OFFSET));
     }
     let none_left = Refused::for_now(

@@ -76,7 +76,7 @@ params! {
         pub disable_adaptive_irq: Option<bool>,
         /// Use no shadow doorbells; vfio-user only.
         pub disable_shadow_doorbells: Option<bool>,
-        /// Time between two looks for new connections, in microseconds.
+        /// Time between two checks for new connections, in microseconds.
         pub acceptor_poll_rate: Option<u32>,
         /// How long a peer may take to acknowledge data, in milliseconds.
         pub ack_timeout: Option<u32>,
@@ -361,7 +361,7 @@ params! {
         pub dhchap_digests: Option<Value>,
         /// Diffie-Hellman groups for authentication; has no effect yet.
         pub dhchap_dhgroups: Option<Value>,
-        /// How many connections of the same host are allowed; only allow.
+        /// How many connections of the same host are allowed; only `allow` is supported.
         pub dup_host_policy: Option<DupHostPolicy>,
     }
 

@@ -11,7 +11,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
-/// How long listeners rest when descriptors or memory have run out, in nanoseconds.
+/// How long listeners pause when descriptors or memory have run out, in nanoseconds.
 const REST_NS: u64 = 100_000_000;
 
 impl Control {
@@ -78,7 +78,7 @@ impl Control {
         }
     }
 
-    /// Watches the listeners again when their rest is over. Returns whether it is over.
+    /// Watches the listeners again when their pause is over. Returns whether it is over.
     pub(super) fn end_rest(&self) -> bool {
         if self.resting.borrow().is_empty() || thread::now_ns() < self.rests_until_ns.get() {
             return false;

@@ -46,9 +46,9 @@ pub struct Control {
     ends: RefCell<Vec<AtEnd>>,
     /// Calls to make when a target has left all sessions, by key.
     removals: RefCell<BTreeMap<u64, Removal>>,
-    /// Keys of the listeners that rest, because descriptors or memory have run out.
+    /// Keys of the listeners that pause, because descriptors or memory have run out.
     resting: RefCell<Vec<u64>>,
-    /// The end of their rest, on the host's clock in nanoseconds; `u64::MAX` while none rests.
+    /// The end of their pause, on the host's clock in nanoseconds; `u64::MAX` while none pauses.
     rests_until_ns: Cell<u64>,
     /// Whether the log already reports that descriptors or memory have run out.
     is_exhausted: Cell<bool>,

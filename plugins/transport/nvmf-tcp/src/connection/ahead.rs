@@ -14,7 +14,7 @@ use super::{Carrier, Connection, Phase, Target};
 use drivebay_spec_nvme_tcp::{CapsuleCmd, Frame};
 use std::collections::VecDeque;
 
-/// The most capsules to predict: as many with 4 KiB as the inbox holds.
+/// The maximum number of capsules to predict: as many with 4 KiB as the inbox holds.
 pub(super) const CAPSULES: usize = 38;
 /// Shorter data is not worth the extra pieces of a receive, in bytes.
 const SHORT: u32 = 2048;

@@ -4,10 +4,10 @@
 use super::Carrier;
 use drivebay_spec_nvme::Status;
 
-/// The most outstanding R2Ts of one command, even if the host permits more.
+/// The maximum number of outstanding R2Ts of one command, even if the host permits more.
 pub(crate) const R2TS: usize = 4;
 
-/// The most slots of a connection: a slot and the number of an R2T make a 16-bit tag.
+/// The maximum number of slots of a connection: a slot and the number of an R2T make a 16-bit tag.
 pub(crate) const SLOTS_MAX: u16 = 1 << 14;
 
 /// Data that an R2T has requested.

@@ -11,7 +11,7 @@ pub(crate) const LEN: usize = 160 << 10;
 /// Length of the header of a capsule, in bytes.
 const HEADER: usize = CapsuleCmd::LEN;
 
-/// The most memory for kept bytes that a connection holds, in bytes: a whole queue of commands without data.
+/// The maximum amount of memory for kept bytes that a connection holds, in bytes: a whole queue of commands without data.
 const KEPT_HOLD: usize = 16 << 10;
 
 /// Bytes that were received and not yet processed.

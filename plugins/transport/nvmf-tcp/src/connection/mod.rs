@@ -37,12 +37,12 @@ use std::io::{IoSlice, IoSliceMut};
 /// Longest in-capsule data of admin and Fabrics commands, in bytes. Section 3.3.2.
 pub(crate) const ADMIN_CAPSULE_DATA: u32 = 8192;
 
-/// The most commands without in-capsule data to process in one round. The others wait for the next round. So the first
+/// The maximum number of commands without in-capsule data to process in one round. The others wait for the next round. So the first
 /// answers leave, and their memory is used again while it is in the cache, before the last command of a burst is
 /// processed. The inbox bounds data in capsules.
 const BURST: u32 = 32;
 
-/// The most pieces of one receive: the data of the current PDU, header and data of each predicted capsule, the inbox.
+/// The maximum number of pieces of one receive: the data of the current PDU, header and data of each predicted capsule, the inbox.
 pub(crate) const PLACES: usize = 2 + 2 * ahead::CAPSULES;
 
 /// How many bytes to receive beyond the data of an R2T: room for the next header and for commands, but little for data,
@@ -86,7 +86,7 @@ pub(crate) trait Target<R> {
 /// The limits of a connection, from the transport's options.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// The most commands outstanding.
+    /// The maximum number of commands outstanding.
     pub(crate) depth: u16,
     /// Longest in-capsule data of an I/O command, in bytes.
     pub(crate) in_capsule_len: u32,
@@ -131,7 +131,7 @@ pub(crate) struct Connection<R> {
     accepts: Receiver,
     /// Alignment of the data to send.
     host_alignment: Alignment,
-    /// The most outstanding R2Ts of one command.
+    /// The maximum number of outstanding R2Ts of one command.
     r2ts: usize,
     queue: Option<Queue>,
     /// Number of commands that were answered without the target, so the target did not count them.

@@ -12,14 +12,14 @@ use std::io::IoSlice;
 /// Slices of one send.
 pub(crate) const SLICES: usize = 128;
 
-/// The most bytes of headers that wait while the peer does not read. Above this, the connection receives nothing
+/// The maximum number of bytes of headers that wait while the peer does not read. Above this, the connection receives nothing
 /// more.
 const BYTES_MAX: usize = 64 << 10;
 
-/// The most responses of one burst.
+/// The maximum number of responses of one burst.
 const RESPONSES_MAX: usize = 32;
 
-/// The most data of one burst, in bytes.
+/// The maximum amount of data of one burst, in bytes.
 const BURST_DATA_MAX: u32 = 128 << 10;
 
 /// The data of a command, and the number of bytes of the run before it.
