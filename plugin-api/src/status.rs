@@ -3,8 +3,7 @@
 //! Each class of status has its own range of values. A receiver that does not know a value can still tell its class.
 
 /// A resource is used up for now: the bus queues the I/O and submits it again after `kick`, or by a timer when the
-/// channel has
-/// no I/O outstanding. Not allowed for a reset.
+/// channel has no I/O outstanding. Not allowed for a reset.
 pub const BAY_ST_NOMEM: i32 = -4096;
 /// The module returned the I/O without starting it (during an upgrade): the bus submits it again.
 pub const BAY_ST_REQUEUE: i32 = -4097;

@@ -63,8 +63,7 @@ extern "C" {
 #define BAY_NOTE_MANIFEST 1u
 /** Note type: the layout text, [`crate::LAYOUT`]. */
 #define BAY_NOTE_LAYOUT 2u
-/** A resource is used up for now: the bus queues the I/O and submits it again after `kick`, or by a timer when the channel has no I/O outstanding.
-Not allowed for a reset. */
+/** A resource is used up for now: the bus queues the I/O and submits it again after `kick`, or by a timer when the channel has no I/O outstanding. Not allowed for a reset. */
 #define BAY_ST_NOMEM (-4096)
 /** The module returned the I/O without starting it (during an upgrade): the bus submits it again. */
 #define BAY_ST_REQUEUE (-4097)

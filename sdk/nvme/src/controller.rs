@@ -1,4 +1,4 @@
-//! A controller: its admin queue, and what is asked over it.
+//! A controller: its admin queue, and the commands on it.
 
 use crate::{Completed, Data, Error, Namespace, Queue, Request, Token};
 use drivebay_spec_nvme::admin::{Abort, GetFeatures, GetLogPage, Identify, SetFeatures};
@@ -17,19 +17,19 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Data in the capsules of the admin queue and of Connect, in bytes. NVMe/TCP 1.0, section 3.4.1.
+/// Longest data in a capsule of the admin queue and in the Connect capsule, in bytes. NVMe/TCP 1.0, section 3.4.1.
 const ADMIN_IN_CAPSULE_LEN: u32 = 8192;
-/// Entries of a discovery log beyond which it is not believed.
+/// Maximum number of entries of a discovery log. A log that claims more is an error.
 const MAX_DISCOVERY_ENTRIES: u64 = 16_384;
-/// Entries of a discovery log read at once.
+/// Number of entries of a discovery log that one command reads.
 const DISCOVERY_CHUNK: u64 = 64;
 
-/// Who connects.
+/// The host that connects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
     /// Host NQN.
     pub nqn: String,
-    /// Host identifier: a UUID in network order.
+    /// Host identifier: a UUID in network byte order.
     pub id: [u8; 16],
 }
 
@@ -43,21 +43,21 @@ impl Default for Host {
 /// How to connect.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where.
+    /// Address of the controller.
     pub address: SocketAddr,
     /// NQN of the subsystem; [`nqn::DISCOVERY`] for the discovery service.
     pub subsystem: String,
-    /// As whom.
+    /// The host to connect as.
     pub host: Host,
-    /// Digests to ask for.
+    /// Digests to request.
     pub digests: Digests,
-    /// Alignment to ask for of data that comes.
+    /// Alignment to request for the data that the controller sends.
     pub hpda: Alignment,
     /// Entries of the admin queue: at least 32.
     pub admin_entries: u16,
-    /// Keep alive timeout, in milliseconds; 0 is none. Sending [`Controller::keep_alive`] in time is the caller's.
+    /// Keep alive timeout, in milliseconds; 0 is none. The caller must call [`Controller::keep_alive`] in time.
     pub keep_alive_ms: u32,
-    /// How long to wait for anything.
+    /// How long each call may wait.
     pub timeout: Duration,
 }
 
@@ -93,7 +93,7 @@ impl Controller {
     /// Connects an admin queue, enables the controller, waits until it is ready and identifies it.
     ///
     /// # Errors
-    /// Any of it failed; [`Error::Status`] says which command.
+    /// One of these steps failed; [`Error::Status`] names the command.
     pub fn connect(options: Options) -> Result<Self, Error> {
         let (mut admin, cntlid) =
             connect_queue(&options, 0, options.admin_entries, CNTLID_DYNAMIC)?;
@@ -128,7 +128,7 @@ impl Controller {
         self.cap
     }
 
-    /// Identify Controller, as it was when connecting.
+    /// Identify Controller, read when the controller was connected.
     #[must_use]
     pub const fn data(&self) -> &identify::Controller {
         &self.data
@@ -139,7 +139,7 @@ impl Controller {
         &mut self.admin
     }
 
-    /// A property, one of [`offset`]; `wide` if it has 8 bytes.
+    /// Reads a property, one of [`offset`]; `wide` if it has 8 bytes.
     ///
     /// # Errors
     /// The command or the connection failed.
@@ -172,7 +172,7 @@ impl Controller {
         Ok(Version::from_bits((bits & 0xffff_ffff) as u32))
     }
 
-    /// Any structure of Identify.
+    /// Reads any structure of Identify.
     ///
     /// # Errors
     /// The command or the connection failed, or the answer is short.
@@ -193,7 +193,7 @@ impl Controller {
             let cns = cns::ACTIVE_NAMESPACES;
             let page = self.identify(Identify { nsid: after, cns, ..Identify::default() })?;
             let before = nsids.len();
-            // Only what is greater, so that a list that repeats itself ends.
+            // Take only greater identifiers, so that the loop ends even if the controller repeats its list.
             nsids.extend(identify::parse_namespace_list(&page).filter(|&nsid| nsid > after));
             if nsids.len() - before < 1024 {
                 return Ok(nsids);
@@ -210,7 +210,7 @@ impl Controller {
         Ok(identify::Namespace::parse(&self.identify(asked)?))
     }
 
-    /// What requests to a namespace need.
+    /// The properties of a namespace that requests need.
     ///
     /// # Errors
     /// The command or the connection failed, or the namespace's format is not supported.
@@ -228,7 +228,7 @@ impl Controller {
         Ok(identify::parse_namespace_id_descriptors(&page))
     }
 
-    /// `len` bytes (a multiple of 4, at least 4) of a log page from `offset`.
+    /// Reads `len` bytes (a multiple of 4, at least 4) of a log page from `offset` on.
     ///
     /// # Errors
     /// The length is not allowed, or the command or the connection failed.
@@ -249,7 +249,7 @@ impl Controller {
         self.admin.run(Request::new("Get Log Page", command).with_data(Data::In(len)))?.ok()
     }
 
-    /// All entries of the discovery log.
+    /// Reads all entries of the discovery log.
     ///
     /// # Errors
     /// A command or the connection failed, or the log kept changing while it was read.
@@ -287,7 +287,7 @@ impl Controller {
         Ok(DiscoveryHeader::parse(header))
     }
 
-    /// A feature's value: DW0 of the answer. Features with data are for [`Self::admin`].
+    /// Reads a feature's value: DW0 of the answer. For features with data use [`Self::admin`].
     ///
     /// # Errors
     /// The command or the connection failed.
@@ -296,7 +296,7 @@ impl Controller {
         self.dw0(Request::new("Get Features", command))
     }
 
-    /// Sets a feature; gives DW0 of the answer.
+    /// Sets a feature; returns DW0 of the answer.
     ///
     /// # Errors
     /// The command or the connection failed.
@@ -305,27 +305,27 @@ impl Controller {
         self.dw0(Request::new("Set Features", command))
     }
 
-    /// Asks for `count` I/O queues (1 to 65535); gives how many it may have.
+    /// Requests `count` I/O queues (1 to 65535); returns how many the controller allows.
     ///
     /// # Errors
     /// The command or the connection failed, or `count` is 0.
     pub fn set_queues(&mut self, count: u16) -> Result<u16, Error> {
         let n = count
             .checked_sub(1)
-            .ok_or_else(|| Error::Argument("at least one I/O queue must be asked for".into()))?;
+            .ok_or_else(|| Error::Argument("at least one I/O queue must be requested".into()))?;
         let asked = NumberOfQueues { nsq: n, ncq: n }.to_dword();
         let got = NumberOfQueues::from_dword(self.set_feature(fid::NUMBER_OF_QUEUES, asked)?);
         Ok(got.nsq.min(got.ncq).min(n) + 1)
     }
 
-    /// Connects I/O queue `qid` (1 or more) with so many entries; it takes one command less at once.
+    /// Connects I/O queue `qid` (1 or more) with `entries` entries; it takes one command less than that at once.
     ///
     /// # Errors
     /// The command or the connection failed, or there are fewer than 2 entries.
     pub fn io_queue(&self, qid: u16, entries: u16) -> Result<Queue, Error> {
         let (mut queue, _) = connect_queue(&self.options, qid, entries, self.cntlid)?;
         let capsule = self.data.ioccsz.saturating_mul(16).saturating_sub(64);
-        // An offset of the data in the capsule is not in use by any NVMe/TCP controller.
+        // No NVMe/TCP controller uses an offset of the data in the capsule.
         queue.set_max_in_capsule_len(if self.data.icdoff == 0 { capsule } else { 0 });
         Ok(queue)
     }
@@ -339,7 +339,7 @@ impl Controller {
         self.dw0(Request::new("Keep Alive", command)).map(|_| ())
     }
 
-    /// Abort command `cid` of queue `sqid`; says whether it was aborted.
+    /// Aborts command `cid` of queue `sqid`; returns whether it was aborted.
     ///
     /// # Errors
     /// The command or the connection failed.
@@ -348,7 +348,7 @@ impl Controller {
         Ok(self.dw0(Request::new("Abort", command))? & 1 == 0)
     }
 
-    /// Sends an Asynchronous Event Request; [`Self::event`] says when an event comes.
+    /// Sends an Asynchronous Event Request; [`Self::event`] returns its event.
     ///
     /// # Errors
     /// The connection failed or the admin queue is full.
@@ -360,7 +360,7 @@ impl Controller {
         Ok(token)
     }
 
-    /// The next event, waiting up to `patience` for it. Each event uses up one [`Self::request_event`].
+    /// Waits up to `patience` for the next event. Each event uses up one [`Self::request_event`].
     ///
     /// # Errors
     /// The connection failed, or the request was refused.
@@ -381,7 +381,7 @@ impl Controller {
         }
     }
 
-    /// Shuts the controller down as the specification wants (CC.SHN), then closes its admin queue. Close I/O queues first.
+    /// Shuts the controller down through CC.SHN, then closes its admin queue. Close the I/O queues first.
     ///
     /// # Errors
     /// A command or the connection failed.
@@ -426,7 +426,7 @@ fn connect_queue(
         hostnqn: name(&options.host.nqn)?,
     };
     let request = IcReq { pfv: 0, hpda: options.hpda, digests: options.digests, maxr2t: 0 };
-    // Of the entries of a queue one is never used.
+    // One entry of a queue is never used.
     let mut queue = Queue::open(options.address, request, sqsize, options.timeout)?;
     queue.set_max_in_capsule_len(ADMIN_IN_CAPSULE_LEN);
     let kato_ms = if qid == 0 { options.keep_alive_ms } else { 0 };
@@ -438,7 +438,7 @@ fn connect_queue(
     completed.ok()?;
     if result.authreq != 0 {
         return Err(Error::Unexpected(
-            "the controller wants authentication, which is not supported".into(),
+            "the controller requires authentication, which is not supported".into(),
         ));
     }
     Ok((queue, result.cntlid))
@@ -485,5 +485,5 @@ fn wait_csts(
 }
 
 fn short(what: &str, found: usize, wanted: usize) -> Error {
-    Error::Unexpected(format!("{what}: {found} bytes of data came, {wanted} were asked for"))
+    Error::Unexpected(format!("{what}: {found} bytes of data arrived, {wanted} were requested"))
 }

@@ -1,23 +1,23 @@
-//! What can go wrong, as the host sees it.
+//! The errors of the driver.
 
 use drivebay_spec_nvme::Status;
 use drivebay_spec_nvme_tcp::ProtocolError;
 use std::{fmt, io};
 
-/// Why something failed. After anything but [`Error::Status`], [`Error::QueueFull`] and [`Error::Argument`] the queue is of no
-/// more use.
+/// Why a call failed. After any error except [`Error::Status`], [`Error::QueueFull`] and [`Error::Argument`] the queue cannot
+/// be used any more.
 #[derive(Debug)]
 pub enum Error {
     /// The socket failed, or the controller closed it.
     Io(io::Error),
-    /// Nothing came in time.
+    /// Nothing arrived in time.
     Timeout {
-        /// What was waited for.
+        /// What the call waited for.
         what: &'static str,
     },
-    /// The controller broke the protocol; it was told so and the connection is over.
+    /// The controller broke the protocol. The driver has reported this to it, and the connection is over.
     Protocol(ProtocolError),
-    /// The controller says that we broke the protocol; the connection is over.
+    /// The controller reports that the host broke the protocol; the connection is over.
     Terminated {
         /// Fatal error status.
         fes: u16,
@@ -26,21 +26,21 @@ pub enum Error {
     },
     /// A command failed.
     Status {
-        /// Which one.
+        /// The command.
         what: &'static str,
         /// Its status.
         status: Status,
         /// DW0 of its completion.
         dw0: u32,
     },
-    /// As many commands are outstanding as the queue takes.
+    /// The queue is full: it has as many commands outstanding as its depth.
     QueueFull {
         /// The queue's depth, in commands.
         depth: u16,
     },
-    /// The caller asked for what cannot be.
+    /// An argument of the caller is not allowed.
     Argument(String),
-    /// The controller answered what makes no sense.
+    /// The controller sent an answer that is not valid.
     Unexpected(String),
 }
 

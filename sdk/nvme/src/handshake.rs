@@ -1,8 +1,9 @@
 //! The start of a queue's connection, without I/O: ICReq and ICResp, then Connect and its response.
 //! NVMe/TCP 1.0, section 3.4; NVMe over Fabrics 1.1, section 3.3.
 //!
-//! The owner sends what [`Handshake::begin`] and [`Handshake::received`] give it, and reads exactly [`Handshake::need`] bytes at a
-//! time, so that it does not lose what follows.
+//! The owner sends the bytes that [`Handshake::begin`] and [`Handshake::received`] return, and reads exactly [`Handshake::need`]
+//! bytes at a
+//! time, so that it does not lose the bytes that follow.
 
 use crate::qpair::{Agreed, Fault};
 use drivebay_spec_nvme::fabrics::{Connect, ConnectData, ConnectResult};
@@ -19,7 +20,7 @@ pub const ADMIN_IN_CAPSULE_LEN: u32 = 8192;
 /// How to connect a queue.
 #[derive(Clone, Debug)]
 pub struct Wanted {
-    /// Digests to ask for.
+    /// Digests to request.
     pub digests: Digests,
     /// The Connect command.
     pub connect: Connect,
@@ -32,9 +33,9 @@ pub struct Wanted {
 pub enum Refusal {
     /// The connection failed.
     Fault(Fault),
-    /// Connect failed; DW0 says which field, if the status is an invalid parameter.
+    /// Connect failed. If the status is an invalid parameter, DW0 names the field.
     Status(Status, u32),
-    /// The controller wants the host to authenticate.
+    /// The controller requires authentication.
     Authentication,
 }
 
@@ -44,7 +45,7 @@ impl std::fmt::Display for Refusal {
             Self::Fault(fault) => fault.fmt(f),
             Self::Status(status, dw0) => write!(f, "Connect failed: {status}, dw0 {dw0:08x}h"),
             Self::Authentication => {
-                f.write_str("the controller wants authentication, which is not supported yet")
+                f.write_str("the controller requires authentication, which is not supported yet")
             }
         }
     }
@@ -79,7 +80,7 @@ pub struct Handshake {
 }
 
 impl Handshake {
-    /// A handshake, and the bytes to send first.
+    /// Creates a handshake, and returns the bytes to send first.
     #[must_use]
     pub fn begin(wanted: Wanted) -> (Self, Vec<u8>) {
         let request = IcReq { pfv: 0, hpda: Alignment::DWORD, digests: wanted.digests, maxr2t: 0 };
@@ -98,7 +99,7 @@ impl Handshake {
         self.need
     }
 
-    /// Takes the bytes that [`Self::need`] asked for, and says what to do next.
+    /// Takes the bytes that [`Self::need`] requested, and returns what to do next.
     ///
     /// # Errors
     /// The queue could not be connected.
@@ -107,7 +108,7 @@ impl Handshake {
         let fault = |error| Refusal::Fault(Fault::Protocol(error));
         let Some(common) = self.bytes.first_chunk() else { return Ok(Step::Read) };
         let frame = Frame::parse(&CommonHeader::parse(common), &self.receiver).map_err(fault)?;
-        // The host asked for no data, so it does not wait for any.
+        // The host requested no data, so it does not wait for any.
         if frame.pdu_type == PduType::C2hData {
             return Err(fault(ProtocolError::of(Fes::SequenceError)));
         }

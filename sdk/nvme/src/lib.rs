@@ -2,11 +2,13 @@
 //!
 //! It has three parts:
 //!
-//! - [`pcie`] is NVMe over PCIe without a device: registers and memory are traits. The plugin `nvme` gives it those of real controllers.
-//! - [`handshake`] and [`qpair`] are NVMe/TCP without I/O: bytes in, bytes out. The plugin `nvme` puts them on the sockets of its threads.
+//! - [`pcie`] is NVMe over PCIe without a device: registers and memory are traits. The plugin `nvme` implements the traits for real
+//!   controllers.
+//! - [`handshake`] and [`qpair`] are NVMe/TCP without I/O: bytes in, bytes out. The plugin `nvme` connects them to the sockets of its
+//!   threads.
 //! - Tests and tools use a client on the caller's thread, without a runtime: [`Controller::connect`] makes an admin queue and
-//!   enables a controller, [`Controller::io_queue`] adds I/O queues. A [`Queue`] takes [`Request`]s up to its depth and gives
-//!   [`Completed`] back as they come:
+//!   enables a controller, [`Controller::io_queue`] adds I/O queues. A [`Queue`] takes [`Request`]s up to its depth and returns each
+//!   as [`Completed`] when it is done:
 //!
 //! ```no_run
 //! use drivebay_nvme_driver::{Controller, Options};
@@ -27,7 +29,7 @@
 //! # }
 //! ```
 //!
-//! [`RawConnection`] sends any bytes: for tests of what a target does with bad ones.
+//! [`RawConnection`] sends any bytes, for tests of how a target handles invalid ones.
 
 #![forbid(unsafe_code)]
 

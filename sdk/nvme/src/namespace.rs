@@ -5,7 +5,7 @@ use drivebay_spec_nvme::nvm::{BlockCommand, DatasetManagement, DsmRange};
 use drivebay_spec_nvme::opcode::nvm;
 use drivebay_spec_nvme::{Command, identify};
 
-/// What requests need to know of a namespace.
+/// The properties of a namespace that requests need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Namespace {
     /// Its identifier.
@@ -17,7 +17,7 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// What [`identify::Namespace`] says.
+    /// Creates it from the data of [`identify::Namespace`].
     ///
     /// # Errors
     /// The format in use is not available, or has metadata.
@@ -31,7 +31,7 @@ impl Namespace {
         }
     }
 
-    /// Read `blocks` (1 to 65536) from `slba`.
+    /// Reads `blocks` (1 to 65536) from `slba` on.
     ///
     /// # Errors
     /// The number of blocks is out of range.
@@ -41,7 +41,7 @@ impl Namespace {
         Ok(Request::new("Read", command).with_data(Data::In(len)))
     }
 
-    /// Write `data` (1 to 65536 blocks) at `slba`.
+    /// Writes `data` (1 to 65536 blocks) at `slba`.
     ///
     /// # Errors
     /// The data is not a whole number of blocks, or too long.
@@ -50,7 +50,7 @@ impl Namespace {
         Ok(Request::new("Write", command).with_data(Data::Out(data)))
     }
 
-    /// Write with force unit access: on media before it completes.
+    /// Writes with force unit access: the data is durable before the command completes.
     ///
     /// # Errors
     /// As [`Self::write`].
@@ -59,7 +59,7 @@ impl Namespace {
         Ok(Request::new("Write", range.to_command(nvm::WRITE)).with_data(Data::Out(data)))
     }
 
-    /// Compare `data` (1 to 65536 blocks) with what is at `slba`.
+    /// Compares `data` (1 to 65536 blocks) with the blocks from `slba` on.
     ///
     /// # Errors
     /// As [`Self::write`].
@@ -68,7 +68,8 @@ impl Namespace {
         Ok(Request::new("Compare", command).with_data(Data::Out(data)))
     }
 
-    /// Write zeroes to `blocks` (1 to 65536) from `slba`, or `deallocate` them if they then read as zeroes.
+    /// Writes zeroes to `blocks` (1 to 65536) from `slba` on. With `deallocate`, the controller may
+    /// deallocate them if they then read as zeroes.
     ///
     /// # Errors
     /// The number of blocks is out of range.
@@ -77,7 +78,7 @@ impl Namespace {
         Ok(Request::new("Write Zeroes", range.to_command(nvm::WRITE_ZEROES)))
     }
 
-    /// Deallocate 1 to 256 ranges: first block and number of blocks of each.
+    /// Deallocates 1 to 256 ranges: the first block and the number of blocks of each.
     ///
     /// # Errors
     /// No range, or too many.
@@ -94,7 +95,7 @@ impl Namespace {
         Ok(Request::new("Dataset Management", command.to_command()).with_data(Data::Out(data)))
     }
 
-    /// Flush what was written to the namespace.
+    /// Makes all completed writes to the namespace durable.
     #[must_use]
     pub const fn flush(&self) -> Request {
         Request::new("Flush", Command::new(nvm::FLUSH).with_nsid(self.nsid))

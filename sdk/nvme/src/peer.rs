@@ -1,4 +1,5 @@
-//! A small target for the tests: one RAM namespace, one thread a connection, whatever faults a test asks for.
+//! A small target for the tests: one RAM namespace, one thread for each connection, and the faults that a
+//! test requests.
 
 use drivebay_spec_nvme::admin::{GetLogPage, Identify, SetFeatures};
 use drivebay_spec_nvme::event::AsyncEvent;
@@ -27,23 +28,23 @@ pub(crate) const BLOCK_SIZE: usize = 512;
 pub(crate) const NUM_BLOCKS: usize = 4096;
 pub(crate) const SUBNQN: &str = "nqn.2016-06.io.spdk:cnode1";
 
-/// What a test wants of the target.
+/// How a test wants the target to behave.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Behaviour {
-    /// Digests it agrees to.
+    /// Digests that it accepts.
     pub(crate) digests: Digests,
     pub(crate) cpda: u8,
     /// In-capsule data of I/O queues, in bytes.
     pub(crate) in_capsule_len: u32,
     /// Reads end with the SUCCESS flag instead of a response.
     pub(crate) success_flag: bool,
-    /// Reads are held until there are so many, then answered last first.
+    /// The target holds reads back until it has this many, then answers them, the last one first.
     pub(crate) hold_reads: usize,
     /// Maximum amount of data of one C2HData or R2T, in bytes.
     pub(crate) chunk_len: usize,
     pub(crate) wrong_data_digest: bool,
     pub(crate) wrong_header_digest: bool,
-    /// C2HData says an offset that is too large.
+    /// C2HData has an offset that is too large.
     pub(crate) wrong_offset: bool,
 }
 
@@ -94,7 +95,7 @@ struct Connection {
     hpda: Alignment,
     qid: u16,
     held: Vec<Command>,
-    /// Capsules that came while data was waited for.
+    /// Capsules that arrived while the target waited for data.
     waiting: VecDeque<Pdu>,
     event: Option<u16>,
 }
@@ -195,7 +196,7 @@ impl Connection {
         self.respond(Completion::new(command.cid(), status));
     }
 
-    /// The data of a command to the controller: from the capsule, or asked for.
+    /// The data of a command to the controller: from the capsule, or requested by R2T.
     fn fetch(&mut self, command: &Command, in_capsule: Vec<u8>) -> Vec<u8> {
         let length = match command.sgl1().capsule_data().unwrap() {
             CapsuleData::InCapsule { offset, length } => {
@@ -206,7 +207,7 @@ impl Connection {
         };
         let mut data = Vec::new();
         while data.len() < length {
-            // Larger than MAXH2CDATA, so that the host has to cut it.
+            // Larger than MAXH2CDATA, so that the host has to split it.
             let r2tl = (length - data.len()).min(3 * 8192);
             let r2to = u32::try_from(data.len()).unwrap();
             let r2t = R2t {

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// Output beyond which [`Queue::submit`] sends before it takes more, in bytes.
+/// When the output is longer than this, [`Queue::submit`] sends it before it takes more, in bytes.
 const MAX_OUT_LEN: usize = 1 << 20;
 
 /// The data of a request.
@@ -23,18 +23,18 @@ pub enum Data {
     None,
     /// To the controller; at most 4 GiB.
     Out(Vec<u8>),
-    /// From the controller: at most so many bytes.
+    /// From the controller: at most this many bytes.
     In(u32),
 }
 
-/// A command and its data. Its identifier and data pointer are filled in by the queue.
+/// A command and its data. The queue fills in the command's identifier and data pointer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// The command.
     pub command: Command,
     /// Its data.
     pub data: Data,
-    /// What it is, for messages.
+    /// The name of the command, for error texts.
     pub what: &'static str,
 }
 
@@ -53,20 +53,20 @@ impl Request {
     }
 }
 
-/// A request outstanding on a queue: its command identifier, valid until it is handed out as [`Completed`].
+/// A request outstanding on a queue: its command identifier, valid until the queue returns the request as [`Completed`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Token(pub u16);
 
 /// A request that is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Completed {
-    /// What [`Queue::submit`] gave.
+    /// The token that [`Queue::submit`] returned.
     pub token: Token,
-    /// What it was.
+    /// The name of the command.
     pub what: &'static str,
-    /// How it went.
+    /// The completion of the command.
     pub completion: Completion,
-    /// Data that came from the controller.
+    /// Data from the controller.
     pub data: Vec<u8>,
 }
 
@@ -89,20 +89,20 @@ enum Slot {
     Free,
     Outstanding {
         what: &'static str,
-        /// Data to be sent when asked for.
+        /// Data to send when the controller requests it.
         out: Vec<u8>,
         /// Data received so far.
         data: Vec<u8>,
-        /// Maximum amount of data that may come, in bytes.
+        /// Maximum amount of data that may arrive, in bytes.
         max_len: usize,
         /// Some of the data had a wrong digest.
         corrupt: bool,
     },
-    /// Done, but not handed out.
+    /// Done, but not returned to the caller yet.
     Done,
 }
 
-/// A queue of commands over one connection. Not shared between threads: one queue a thread.
+/// A queue of commands over one connection. Threads do not share a queue.
 #[derive(Debug)]
 pub struct Queue {
     wire: Wire,
@@ -116,7 +116,7 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Opens a connection and initializes it; the Connect command is up to the caller.
+    /// Opens a connection and initializes it. The caller sends the Connect command.
     ///
     /// `depth`: commands outstanding at once. `timeout`: for the connection, and how long [`Self::reap`] and [`Self::wait`] wait.
     ///
@@ -156,14 +156,14 @@ impl Queue {
         Ok(queue)
     }
 
-    /// What was agreed on when the connection was initialized.
+    /// The values that both sides agreed on when the connection was initialized.
     #[must_use]
     pub const fn agreed(&self) -> &IcResp {
         &self.agreed
     }
 
-    /// Data of at most so many bytes goes in the capsule from now on; 0 is none. What the controller takes: 8192 on the admin
-    /// queue, `ioccsz * 16 - 64` of Identify Controller on an I/O queue.
+    /// From now on, data of at most this many bytes goes in the capsule; 0 is none. The controller accepts 8192 on the admin
+    /// queue, and `ioccsz * 16 - 64` of Identify Controller on an I/O queue.
     pub const fn set_max_in_capsule_len(&mut self, len_bytes: u32) {
         self.max_in_capsule_len = len_bytes;
     }
@@ -176,12 +176,12 @@ impl Queue {
     /// Spins while it waits, instead of sleeping in the kernel.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The error of the kernel.
     pub fn set_polled(&mut self, polled: bool) -> Result<(), Error> {
         self.wire.set_polled(polled)
     }
 
-    /// Commands outstanding, and done but not yet handed out.
+    /// Number of commands that are outstanding, or done but not returned yet.
     #[must_use]
     pub fn outstanding(&self) -> usize {
         self.slots.len() - self.free.len()
@@ -190,7 +190,7 @@ impl Queue {
     /// Queues a command. It is sent at the next [`Self::poll`], [`Self::reap`], [`Self::wait`] or [`Self::flush`].
     ///
     /// # Errors
-    /// [`Error::QueueFull`]; or more than 4 GiB of data; or sending what piled up failed.
+    /// [`Error::QueueFull`]; or more than 4 GiB of data; or the queued output could not be sent.
     pub fn submit(&mut self, request: Request) -> Result<Token, Error> {
         if self.wire.out.len() > MAX_OUT_LEN {
             self.flush()?;
@@ -226,15 +226,15 @@ impl Queue {
         Ok(Token(cid))
     }
 
-    /// Sends what was submitted.
+    /// Sends the submitted commands.
     ///
     /// # Errors
-    /// The connection failed, or took nothing for as long as the timeout.
+    /// The connection failed, or accepted no bytes for as long as the timeout.
     pub fn flush(&mut self) -> Result<(), Error> {
         self.wire.flush(Instant::now() + self.timeout)
     }
 
-    /// Hands out the next command that is done, waiting up to `patience` for one; `None` if none is by then.
+    /// Returns the next command that is done. Waits up to `patience` for one; `None` if none is done by then.
     ///
     /// # Errors
     /// The connection failed.
@@ -250,14 +250,14 @@ impl Queue {
         }
     }
 
-    /// Hands out the next command that is known to be done already, without looking at the connection.
+    /// Returns the next command that is known to be done, without reading from the connection.
     pub fn ready(&mut self) -> Option<Completed> {
         let completed = self.done.pop_front()?;
         self.release(completed.token);
         Some(completed)
     }
 
-    /// Hands out the next command that is done.
+    /// Returns the next command that is done.
     ///
     /// # Errors
     /// The connection failed, or none is done within the timeout.
@@ -265,7 +265,7 @@ impl Queue {
         self.poll(self.timeout)?.ok_or(Error::Timeout { what: "a completion" })
     }
 
-    /// Hands out this command when it is done; others are kept for later.
+    /// Returns this command when it is done. Keeps others that are done for later calls.
     ///
     /// # Errors
     /// The connection failed, or the command is not done within the timeout.
@@ -273,7 +273,8 @@ impl Queue {
         self.wait_for(token, self.timeout)?.ok_or(Error::Timeout { what: "a completion" })
     }
 
-    /// Hands out this command, waiting up to `patience`; `None` if it is not done by then. Others are kept for later.
+    /// Waits up to `patience` for this command, and returns it; `None` if it is not done by then. Keeps others that are done for
+    /// later calls.
     ///
     /// # Errors
     /// The connection failed.
@@ -294,7 +295,7 @@ impl Queue {
         }
     }
 
-    /// Submits a command and waits for it. What the command says is in its completion.
+    /// Submits a command and waits for it. The completion has the command's status.
     ///
     /// # Errors
     /// The connection failed, the queue is full, or the command is not done within the timeout.
@@ -314,7 +315,7 @@ impl Queue {
         }
     }
 
-    /// Handles the PDUs that are there, or exchanges bytes until one may be. Says whether it handled any.
+    /// Handles the PDUs that have arrived, or exchanges bytes until one may have. Returns whether it handled any.
     fn work(&mut self) -> Result<bool, Error> {
         let mut handled = false;
         let need = loop {
@@ -327,7 +328,7 @@ impl Queue {
             }
         };
         if handled {
-            // What was asked for (data of an R2T) goes out before the caller is busy with what is done.
+            // Data that an R2T requested is sent before the caller works on the completed commands.
             self.wire.write_some()?;
         } else {
             self.wire.step(need)?;
@@ -359,7 +360,7 @@ impl Queue {
         }
     }
 
-    /// The frame at the start of the input once all of the PDU is there.
+    /// The frame at the start of the input; `None` until the whole PDU has arrived.
     fn next_frame(&mut self) -> Result<Next, Error> {
         let Some(common) = self.wire.input().first_chunk() else {
             return Ok(Next::Need(CommonHeader::LEN));
@@ -372,7 +373,8 @@ impl Queue {
         if self.wire.input().len() < frame.header_end() {
             return Ok(Next::Need(frame.header_end()));
         }
-        // Before more of it is waited for: nobody makes us hold data that nobody asked for.
+        // Check this before waiting for the rest of it, so that a controller cannot make the host store data that was not
+        // requested.
         if let Err(error) = self.check_header(&frame) {
             return Err(self.terminate_frame(error, &frame));
         }
@@ -383,7 +385,7 @@ impl Queue {
         Ok(Next::Pdu(frame))
     }
 
-    /// Checks the header's digest, and that data is wanted.
+    /// Checks the header's digest, and that a command expects the data.
     fn check_header(&self, frame: &Frame) -> Result<(), ProtocolError> {
         if frame.header_digest {
             match self.wire.input().split_at_checked(frame.header_len) {
@@ -401,7 +403,7 @@ impl Queue {
         };
         let offset = usize::try_from(pdu.datao).unwrap_or(usize::MAX);
         let len = usize::try_from(pdu.datal).unwrap_or(usize::MAX);
-        // Data of a command comes in order.
+        // The data of a command arrives in order.
         if offset == data.len() && len <= max_len - data.len() {
             Ok(())
         } else {
@@ -498,7 +500,8 @@ impl Queue {
         Ok(())
     }
 
-    /// The first bytes of the input; zeros where they are not there, which [`Self::next_frame`] rules out.
+    /// The first bytes of the input. They have arrived, because [`Self::next_frame`] returned the frame; missing ones would be
+    /// zeros.
     fn header<const N: usize>(&self) -> [u8; N] {
         self.wire.input().first_chunk().copied().unwrap_or([0; N])
     }
@@ -513,7 +516,7 @@ impl Queue {
         self.terminate(error, &header)
     }
 
-    /// Tells the controller what it did wrong.
+    /// Reports to the controller how it broke the protocol.
     fn terminate(&mut self, error: ProtocolError, header: &[u8]) -> Error {
         let header = header.get(..TermReq::MAX_DATA_LEN).unwrap_or(header);
         let mut bytes = [0; TermReq::LEN];
@@ -521,7 +524,7 @@ impl Queue {
         TermReq::new(Role::Host, error).encode(data_len, &mut bytes);
         self.wire.out.extend(bytes);
         self.wire.out.extend(header);
-        // It is over anyway: whether this arrives changes nothing here.
+        // The connection is over in any case, so it does not matter whether this arrives.
         let _ = self.wire.flush(Instant::now() + Duration::from_millis(100));
         Error::Protocol(error)
     }
@@ -530,7 +533,7 @@ impl Queue {
 enum Next {
     /// A whole PDU.
     Pdu(Frame),
-    /// So many bytes must be there first.
+    /// This many bytes must arrive first.
     Need(usize),
 }
 

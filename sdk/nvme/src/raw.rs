@@ -1,4 +1,4 @@
-//! A connection that sends any bytes: for tests of what a target does with bad ones.
+//! A connection that sends any bytes, for tests of how a target handles invalid ones.
 
 use crate::Error;
 use crate::wire::Wire;
@@ -7,17 +7,17 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// Longest PDU that is read, in bytes.
+/// Longest PDU that can be read, in bytes.
 const MAX_PLEN: usize = 4 << 20;
 
-/// A connection without any knowledge of what goes over it.
+/// A connection that knows nothing about the bytes on it.
 #[derive(Debug)]
 pub struct RawConnection {
     wire: Wire,
     timeout: Duration,
 }
 
-/// A PDU as it came, unchecked.
+/// A PDU as received, unchecked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawPdu {
     /// Its common header.
@@ -37,7 +37,7 @@ impl RawPdu {
 }
 
 impl RawConnection {
-    /// Opens a connection. `timeout` is how long any method waits.
+    /// Opens a connection. `timeout`: how long each method waits.
     ///
     /// # Errors
     /// The connection failed.
@@ -45,7 +45,7 @@ impl RawConnection {
         Ok(Self { wire: Wire::connect(address, timeout)?, timeout })
     }
 
-    /// How long any method waits from now on.
+    /// Sets how long each method waits from now on.
     pub const fn set_timeout(&mut self, timeout: Duration) {
         self.timeout = timeout;
     }
@@ -53,16 +53,16 @@ impl RawConnection {
     /// Sends bytes.
     ///
     /// # Errors
-    /// The connection failed, or took nothing for as long as the timeout.
+    /// The connection failed, or accepted no bytes for as long as the timeout.
     pub fn send(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.wire.out.extend_from_slice(bytes);
         self.wire.flush(Instant::now() + self.timeout)
     }
 
-    /// Reads a PDU of whatever kind.
+    /// Reads a PDU of any type.
     ///
     /// # Errors
-    /// The connection failed or was closed, nothing came in time, or PLEN is below 8 or above 4 MiB.
+    /// The connection failed or was closed, nothing arrived in time, or PLEN is below 8 or above 4 MiB.
     pub fn read_pdu(&mut self) -> Result<RawPdu, Error> {
         let deadline = Instant::now() + self.timeout;
         let mut need = CommonHeader::LEN;
@@ -71,7 +71,7 @@ impl RawConnection {
                 let header = CommonHeader::parse(common);
                 need = usize::try_from(header.plen).unwrap_or(usize::MAX);
                 if !(CommonHeader::LEN..=MAX_PLEN).contains(&need) {
-                    return Err(Error::Unexpected(format!("a PDU says it has {need} bytes")));
+                    return Err(Error::Unexpected(format!("a PDU claims to have {need} bytes")));
                 }
                 if let Some(bytes) = self.wire.input().get(..need) {
                     let bytes = bytes.to_vec();
@@ -89,7 +89,7 @@ impl RawConnection {
     /// Sends an ICReq and reads the ICResp.
     ///
     /// # Errors
-    /// The connection failed, or something else came.
+    /// The connection failed, or something else arrived.
     pub fn initialize(&mut self, request: IcReq) -> Result<IcResp, Error> {
         let mut bytes = [0; IcReq::LEN];
         request.encode(&mut bytes);
@@ -100,13 +100,14 @@ impl RawConnection {
                 Ok(IcResp::parse(bytes, request.digests)?)
             }
             _ => Err(Error::Unexpected(format!(
-                "ICResp was expected, PDU type {} came",
+                "ICResp was expected, PDU type {} arrived",
                 pdu.header.pdu_type
             ))),
         }
     }
 
-    /// Waits until the controller closes the connection, and says whether it did within the timeout. What it sends is dropped.
+    /// Waits until the controller closes the connection, and returns whether it did within the timeout. Drops all bytes that
+    /// it sends.
     ///
     /// # Errors
     /// The connection failed in another way.

@@ -35,7 +35,7 @@ fn status(completed: Result<Completed, Error>) -> Status {
     completed.unwrap().completion.status.code()
 }
 
-/// Writes in the capsule and by R2T, and reads back.
+/// Writes blocks with data in the capsule and by R2T, and reads them back.
 fn write_and_read(namespace: &Namespace, queue: &mut Queue) {
     for (slba, blocks) in [(0, 1), (8, 8), (100, 9), (200, 256)] {
         let data = pattern(blocks, 3);

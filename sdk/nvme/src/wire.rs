@@ -1,6 +1,7 @@
-//! The socket: bytes out and in, without a deadlock when both ends have much to say.
+//! The socket: sends and receives bytes, without a deadlock when both ends have much to send.
 //!
-//! Reads and writes block for at most [`SLICE`]. As long as output is pending, a step writes what it can and then reads what is there.
+//! Reads and writes block for at most [`SLICE`]. As long as output is pending, a step writes as much as the socket takes and then
+//! reads what has arrived.
 
 use crate::Error;
 use std::io::{ErrorKind, Read, Write};
@@ -8,7 +9,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 const SLICE: Duration = Duration::from_millis(20);
-/// How much is read at once, in bytes.
+/// Length of one read, in bytes.
 const READ_LEN: usize = 256 * 1024;
 
 #[derive(Debug)]
@@ -29,12 +30,12 @@ impl Wire {
         Ok(Self { stream, out: Vec::new(), input: vec![0; READ_LEN], start: 0, end: 0 })
     }
 
-    /// Reads and writes return at once from now on, or block again.
+    /// Sets whether reads and writes return at once or block.
     pub(crate) fn set_polled(&self, polled: bool) -> Result<(), Error> {
         Ok(self.stream.set_nonblocking(polled)?)
     }
 
-    /// What has been read and not yet [consumed](Self::consume).
+    /// The bytes that were read and not yet [consumed](Self::consume).
     pub(crate) fn input(&self) -> &[u8] {
         self.input.get(self.start..self.end).unwrap_or_default()
     }
@@ -46,7 +47,7 @@ impl Wire {
         }
     }
 
-    /// Writes what it can, then reads what is there, waiting no longer than [`SLICE`] for either.
+    /// Writes as much as the socket takes, then reads what has arrived. Waits at most [`SLICE`] for each.
     ///
     /// `need`: how many bytes of input the caller is waiting for, so that the buffer can hold them.
     pub(crate) fn step(&mut self, need: usize) -> Result<(), Error> {
@@ -54,7 +55,7 @@ impl Wire {
         self.read_some(need)
     }
 
-    /// Writes all output, reading meanwhile so that the other end does not stop.
+    /// Writes all output, and reads in between so that the other end does not stop.
     pub(crate) fn flush(&mut self, deadline: Instant) -> Result<(), Error> {
         loop {
             self.write_some()?;
@@ -69,7 +70,7 @@ impl Wire {
         }
     }
 
-    /// Writes what it can, waiting no longer than [`SLICE`].
+    /// Writes as much as the socket takes. Waits at most [`SLICE`].
     pub(crate) fn write_some(&mut self) -> Result<(), Error> {
         let mut sent = 0;
         while let Some(rest) = self.out.get(sent..).filter(|rest| !rest.is_empty()) {
@@ -78,7 +79,7 @@ impl Wire {
                 Ok(len) => sent += len,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                // Why it went is in what it sent last: let the reader find that first.
+                // The last bytes that the controller sent may say why it closed, so handle them first.
                 Err(error) if is_gone(&error) => {
                     self.out.clear();
                     return Ok(());

@@ -1,6 +1,6 @@
-//! Bytes that arrived and are not parsed yet.
+//! Bytes that have arrived and are not parsed yet.
 
-/// Length, in bytes: enough for fifteen answers to reads of 4 KiB.
+/// Length, in bytes: room for fifteen answers to reads of 4 KiB.
 const LEN: usize = 64 << 10;
 
 /// Fewer bytes than this are moved to the front to make room. The longest header with its padding is shorter.
@@ -29,7 +29,8 @@ impl Inbox {
         self.bytes.get(self.start..self.end).unwrap_or_default()
     }
 
-    /// Where the next bytes go. Never empty: all bytes but an incomplete header are parsed as soon as they arrive.
+    /// The room for the next bytes. It is never empty, because all bytes except an incomplete header are parsed as
+    /// soon as they arrive.
     pub(super) fn space(&mut self) -> &mut [u8] {
         if self.is_empty() {
             (self.start, self.end) = (0, 0);
@@ -40,12 +41,12 @@ impl Inbox {
         self.bytes.get_mut(self.end..).unwrap_or_default()
     }
 
-    /// Adds `len` bytes that were put into [`Inbox::space`].
+    /// Adds `len` bytes that were written to [`Inbox::space`].
     pub(super) fn put(&mut self, len: usize) {
         self.end = (self.end + len).min(self.bytes.len());
     }
 
-    /// Drops the first `len` bytes: they are parsed.
+    /// Drops the first `len` bytes, which are parsed.
     #[inline]
     pub(super) fn consume(&mut self, len: usize) {
         self.start = (self.start + len).min(self.end);

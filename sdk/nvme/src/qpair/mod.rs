@@ -1,8 +1,9 @@
 //! A queue pair over NVMe/TCP without I/O: commands in, bytes out; bytes in, completions out.
 //!
-//! The owner has a socket. It writes what [`Qpair::output`] shows and says with [`Qpair::sent`] how much the socket took. It reads
-//! into the places that [`Qpair::input`] shows and says with [`Qpair::received`] how much came. Data is never copied on the way
-//! out, and on the way in only what came into the inbox with a header. [`Qpair::completed`] returns the requests that are done.
+//! The owner has a socket. It writes the bytes that [`Qpair::output`] shows, and calls [`Qpair::sent`] with the number of bytes
+//! that the socket took. It reads into the places that [`Qpair::input`] shows, and calls [`Qpair::received`] with the number of
+//! bytes that arrived. The queue pair never copies data that it sends. It copies only the received data that arrived in the
+//! inbox with a header. [`Qpair::completed`] returns the requests that are done.
 //!
 //! Whatever a target sends, the queue pair returns a request once, touches its memory only inside its length, and has no more
 //! requests than the depth of the queue. The first [`Fault`] ends the connection.
@@ -32,7 +33,7 @@ pub trait Payload {
     fn look(&self, offset: u32, len: u32, see: &mut dyn FnMut(&[u8]));
 }
 
-/// Which way a command's data goes, and how much, in bytes.
+/// The direction of a command's data, and its length in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Transfer {
     /// The command has no data.
@@ -44,12 +45,12 @@ pub enum Transfer {
     In(u32),
 }
 
-/// What host and controller agreed on when they connected.
+/// The values that host and controller agreed on when they connected.
 #[derive(Clone, Copy, Debug)]
 pub struct Agreed {
     /// The answer to ICReq.
     pub ic: IcResp,
-    /// The alignment that the host asked for, of data that the controller sends.
+    /// The alignment that the host requested for the data that the controller sends.
     pub hpda: Alignment,
     /// Maximum number of commands outstanding at once.
     pub depth: u16,
@@ -60,9 +61,10 @@ pub struct Agreed {
 /// Why a connection is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The controller broke the protocol. The output has the PDU that tells it so, if nothing else was to be sent.
+    /// The controller broke the protocol. If no other output was pending, the output has the PDU that reports this to the
+    /// controller.
     Protocol(ProtocolError),
-    /// The controller says that the host broke the protocol.
+    /// The controller reports that the host broke the protocol.
     Terminated {
         /// Fatal error status.
         fes: u16,
@@ -91,7 +93,7 @@ pub struct Completed<R> {
     pub request: R,
     /// How it ended.
     pub completion: Completion,
-    /// How much data arrived, in bytes: at most what was asked for. The owner decides whether less is enough.
+    /// How much data arrived, in bytes: at most as much as was requested. The owner decides whether less is enough.
     pub received: u32,
 }
 
@@ -111,10 +113,10 @@ pub enum Segment<'a, R> {
     },
 }
 
-/// Where to read the input to.
+/// The places for the next input.
 #[derive(Debug)]
 pub struct Input<'a, R> {
-    /// The first bytes are data of this request: its offset, and at most how many bytes.
+    /// The next bytes are data of this request: its offset, and the maximum number of bytes.
     pub direct: Option<(&'a R, u32, u32)>,
     /// The place for all bytes after that.
     pub inbox: &'a mut [u8],
@@ -128,13 +130,13 @@ struct Outstanding<R> {
     place: u64,
     /// Data that arrived, in bytes.
     come: u32,
-    /// Data in the capsule or already asked for, in bytes.
+    /// Data in the capsule or already requested, in bytes.
     granted: u32,
     /// Data in the outbox, in bytes.
     unsent: u32,
     /// Whether some data had a wrong digest.
     is_corrupt: bool,
-    /// The answer, if it came while data is still in the outbox.
+    /// The answer, if it arrived while data is still in the outbox.
     answer: Option<Completion>,
 }
 
@@ -149,13 +151,13 @@ pub struct Qpair<R> {
     inbox: Inbox,
     stage: Stage,
     done: VecDeque<Completed<R>>,
-    /// Whether the next bytes read go to a request's data first.
+    /// Whether the next bytes that are read go to a request's data first.
     is_direct: bool,
     fault: Option<Fault>,
 }
 
 impl<R: Payload> Qpair<R> {
-    /// A queue pair on a connection whose handshake is over.
+    /// Creates a queue pair on a connection whose handshake is complete.
     #[must_use]
     pub fn new(agreed: Agreed) -> Self {
         let receiver = Receiver {
@@ -254,7 +256,7 @@ impl<R: Payload> Qpair<R> {
         });
     }
 
-    /// Tells the queue pair that the socket took `len` bytes of the output.
+    /// Reports that the socket took `len` bytes of the output.
     pub fn sent(&mut self, len: usize) {
         let (slots, free, done) = (&mut self.slots, &mut self.free, &mut self.done);
         self.outbox.sent(len, |cid, len| {
@@ -269,13 +271,13 @@ impl<R: Payload> Qpair<R> {
         });
     }
 
-    /// Where to read to, for an owner that cannot read into a request's data. Data that is read there is copied.
+    /// The place for the next input, for an owner that cannot read into a request's data. Data that is read there is copied.
     pub fn inbox(&mut self) -> &mut [u8] {
         self.is_direct = false;
         self.inbox.space()
     }
 
-    /// Where to read to.
+    /// The places for the next input.
     pub fn input(&mut self) -> Input<'_, R> {
         let direct = match &self.stage {
             Stage::Data(data) if self.inbox.is_empty() => {
@@ -288,7 +290,7 @@ impl<R: Payload> Qpair<R> {
         Input { direct, inbox: self.inbox.space() }
     }
 
-    /// Tells the queue pair that `len` bytes were read to the places that [`Self::input`] or [`Self::inbox`] showed, in order.
+    /// Reports that `len` bytes were read into the places that [`Self::input`] or [`Self::inbox`] showed, in order.
     ///
     /// # Errors
     /// The connection is over. Requests stay outstanding until [`Self::into_outstanding`].
@@ -311,7 +313,7 @@ impl<R: Payload> Qpair<R> {
         cids.zip(&self.slots).filter_map(|(cid, slot)| Some((cid, &slot.as_ref()?.request)))
     }
 
-    /// Gives back the requests outstanding, after the connection is over.
+    /// Returns the outstanding requests, after the connection is over.
     pub fn into_outstanding(self) -> impl Iterator<Item = R> {
         let done = self.done.into_iter().map(|done| done.request);
         let rest = self.slots.into_iter().flatten().map(|slot| slot.request);
@@ -319,7 +321,7 @@ impl<R: Payload> Qpair<R> {
     }
 }
 
-/// Moves a request to the ones that are done.
+/// Moves a request to the requests that are done.
 fn finish<R>(
     slot: &mut Option<Outstanding<R>>,
     completion: Completion,

@@ -5,7 +5,7 @@ use drivebay_spec_nvme_tcp::digest::{self, Crc32c};
 use drivebay_spec_nvme_tcp::{Fes, Placement, ProtocolError, Role, TermReq};
 use std::collections::VecDeque;
 
-/// How many sent bytes stay in front before the rest is moved down.
+/// How many sent bytes stay at the front before the rest is moved there.
 const SENT_MAX: usize = 32 << 10;
 
 /// Data of a command, and how many bytes of the run go before it.
@@ -34,18 +34,18 @@ pub(super) struct Outbox {
     tail: usize,
     /// How many bytes were appended since the connection began, data included.
     appended: u64,
-    /// How many of these the socket took.
+    /// How many of these bytes the socket took.
     taken: u64,
 }
 
 impl Outbox {
-    /// Where the output appended next begins. [`Self::has_sent`] compares it.
+    /// The position of the next output in the stream of the connection, for [`Self::has_sent`].
     #[inline]
     pub(super) fn end(&self) -> u64 {
         self.appended
     }
 
-    /// Whether the socket took a byte of what was appended at `place`.
+    /// Whether the socket took any byte of the output that was appended at `place`.
     #[inline]
     pub(super) fn has_sent(&self, place: u64) -> bool {
         self.taken > place
@@ -88,7 +88,7 @@ impl Outbox {
         }
     }
 
-    /// Tells the controller what it did wrong, unless other output is not sent yet.
+    /// Reports to the controller how it broke the protocol, unless other output is still pending.
     pub(super) fn terminate(&mut self, error: ProtocolError, header: &[u8]) {
         // A PDU may be half sent, so nothing else can follow.
         if !self.is_empty() {
@@ -107,7 +107,7 @@ impl Outbox {
         self.appended += bytes.len() as u64;
     }
 
-    /// Shows the parts in order until `see` says false.
+    /// Shows the parts in order until `see` returns false.
     pub(super) fn show<'a>(&'a self, mut see: impl FnMut(Part<'a>) -> bool) {
         let mut run = self.bytes.get(self.done..).unwrap_or_default();
         for piece in &self.pieces {
@@ -126,7 +126,8 @@ impl Outbox {
         }
     }
 
-    /// Drops `len` bytes that were sent. `data_sent` gets each command whose data was among them, and how much of it.
+    /// Drops `len` bytes that were sent. Calls `data_sent` for each command whose data was among them, with the
+    /// length of that data.
     pub(super) fn sent(&mut self, mut len: usize, mut data_sent: impl FnMut(u16, u32)) {
         self.taken += len as u64;
         while let Some(first) = self.pieces.front_mut() {
@@ -164,5 +165,5 @@ impl Outbox {
     }
 }
 
-/// The error for a controller that asks for too much.
+/// The error for a controller that requests more data than the command has.
 pub(super) const LIMIT: ProtocolError = ProtocolError::of(Fes::LimitExceeded);

@@ -14,7 +14,7 @@ const CCCID_OFFSET: u32 = 8;
 /// Byte offset of the command identifier in a response capsule.
 const CID_OFFSET: u32 = 20;
 
-/// What the next bytes are.
+/// The kind of the next bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Stage {
     Header,
@@ -27,10 +27,10 @@ pub(super) enum Stage {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Data {
     pub(super) cid: u16,
-    /// How much has not arrived yet, in bytes.
+    /// Length of the data that has not arrived yet, in bytes.
     pub(super) left: u32,
     digest: Option<Crc32c>,
-    /// Whether the command has succeeded when all of the data is there.
+    /// Whether the command has succeeded when all of the data has arrived.
     success: bool,
 }
 
@@ -203,7 +203,7 @@ impl<R: Payload> Qpair<R> {
         Ok(())
     }
 
-    /// Sends the data that the controller asks for. A command has one R2T at a time (MAXR2T is 0), and never sends more bytes in all
+    /// Sends the data that the controller requests. A command has one R2T at a time (MAXR2T is 0), and never sends more bytes in all
     /// than its data has.
     fn ready_to_transfer(&mut self, r2t: &R2t) -> Result<(), ProtocolError> {
         let unknown = ProtocolError::field(CCCID_OFFSET);
