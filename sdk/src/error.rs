@@ -37,7 +37,7 @@ impl Status {
     pub const NOT_SUPPORTED: Self = Self::errno(errno::EOPNOTSUPP);
     /// The I/O to abort was not found.
     pub const NOT_FOUND: Self = Self::errno(errno::ENOENT);
-    /// A resource is short: the bus submits the I/O again later. Not allowed for a reset.
+    /// A resource is used up for now: the bus submits the I/O again later. Not allowed for a reset.
     pub const NO_RESOURCE: Self = Self(api::BAY_ST_NOMEM);
     /// The module returned the I/O without starting it; the bus submits it again.
     pub const REQUEUE: Self = Self(api::BAY_ST_REQUEUE);

@@ -1,7 +1,8 @@
 //! PERSISTENT RESERVE OUT. SPC-4, section 6.16.
 //!
 //! The table changes at once. If the transport has to confirm the change (see [`Change`]), the unit refuses further changes with BUSY
-//! until then, and other initiators get no unit attention before. If the transport reports a failure, the unit restores the old table.
+//! until then, and other initiators get no unit attention before that. If the transport reports a failure, the unit restores the old
+//! table.
 
 use crate::device::{Begun, Device};
 use crate::gate::TaskKey;

@@ -68,7 +68,7 @@ unsafe impl<T: AsMut<Buf> + 'static> IoContext for Box<T> {
     }
 }
 
-/// One thread's channel of a bdev. Dropping it releases the channel; its I/O must have completed before.
+/// One thread's channel of a bdev. Dropping it releases the channel; its I/O must have completed by then.
 #[derive(Debug)]
 pub struct Channel(Rc<Inner>);
 

@@ -45,7 +45,7 @@ pub enum Claim {
 }
 
 /// An open bdev. Any reactor can get a channel from it. Dropping it, on any thread, closes it on the
-/// app thread; its channels must be dropped before.
+/// app thread; its channels must be dropped first.
 #[derive(Debug)]
 pub struct Desc {
     id: u64,

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! The device does not trust the guest. It reads a descriptor, an index or an address once into its own memory, and checks it
-//! there. A chain has a maximum length. A queue that breaks a rule is [`Broken`] and stops, without an effect on other queues.
+//! there. A chain has a maximum length. If the guest breaks a rule of a queue, the queue returns [`Broken`] and stops, without
+//! an effect on other queues.
 //! The code creates no reference to guest memory, except to atomics in rings. It copies data.
 //!
 //! Everything of a queue happens on one lightweight thread.

@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: how fast it is, as tables in Markdown, and beside it the reference when a
-//! build of it is at hand. `docs/performance.md` says what the figures mean.
+//! `cargo xtask bench` measures speed and prints tables in Markdown. If a build of the reference is
+//! given, the bench measures that, too. `docs/performance.md` explains the figures.
 //!
 //! ```text
 //! bench ─> parts, one file and one or two tables each ─> rounds in turn: ours, reference, ours, …
@@ -13,8 +13,8 @@
 //!            messages, start, saturated    servers and calls
 //! ```
 //!
-//! Instructions do not depend on what else the machine does; times do, so those are medians of
-//! rounds in turn with their spread, and nothing here decides a test.
+//! Instruction counts do not depend on the load of the machine. Times do, so each is the median of
+//! rounds in turn, with its spread, and no test depends on a figure of the bench.
 
 mod aio;
 mod awake;
@@ -55,7 +55,7 @@ use std::process::Command;
 const ALLOWED: &str = "--reference DIR, --counted DIR, --rounds N, --seconds N, --folder DIR, --all, --long, --awake, --save, --only PART[,PART], \
     and parts: instructions, rates, lvol, raid, aio, cores, messages, target, nvmf, initiator, start, idle, saturated, growth, iscsi, vhost";
 
-/// What is built for it.
+/// The packages that the bench builds.
 const PACKAGES: [&str; 15] = [
     "drivebay",
     "drivebay-null",
@@ -96,7 +96,7 @@ const PARTS: [(&str, Part); 16] = [
     ("vhost", vhost::print),
 ];
 
-/// Whose figure it is.
+/// The side that a figure belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Side {
     Ours,
@@ -104,7 +104,7 @@ enum Side {
 }
 
 impl Side {
-    /// As tables call it.
+    /// The name in the tables.
     fn name(self) -> &'static str {
         match self {
             Self::Ours => "ours",
@@ -113,23 +113,24 @@ impl Side {
     }
 }
 
-/// What is asked for.
+/// The options of a run.
 struct Bench {
     reference: Option<Reference>,
-    /// A build of it that callgrind can run.
+    /// A build of the reference that callgrind can run.
     counted: Option<Reference>,
     rounds: usize,
-    /// Also measures the rows that take long.
+    /// Whether to measure the rows that take long, too.
     long: bool,
-    /// Also writes the tables to a file in `docs/measurements`.
+    /// Whether to write the tables to a file in `docs/measurements`, too.
     save: bool,
-    /// Also with the first core kept from halting, which is a setting of the machine.
+    /// Whether to measure `idle` a second time with the first core kept from halting, which changes a
+    /// setting of the machine.
     awake: bool,
-    /// Of one run.
+    /// Length of one run.
     seconds: u32,
-    /// Where the files of `aio` and `lvol` lie.
+    /// The folder for the files of `aio` and `lvol`.
     folder: Option<PathBuf>,
-    /// Both sides take their memory from hugepages.
+    /// Whether both sides take their memory from hugepages.
     huge: bool,
     /// Names of the parts.
     parts: Vec<String>,
@@ -155,13 +156,13 @@ pub(crate) fn main(args: &[&str]) -> Outcome {
 }
 
 impl Bench {
-    /// Who takes turns.
+    /// The sides that take turns.
     fn sides(&self) -> Vec<Side> {
         let theirs = self.reference.is_some().then_some(Side::Reference);
         [Side::Ours].into_iter().chain(theirs).collect()
     }
 
-    /// Who is measured as numbers grow: the reference only with `--long`, since the question is of us.
+    /// The sides that `growth` measures: the reference only with `--long`.
     fn growing(&self) -> Vec<Side> {
         if self.long { self.sides() } else { vec![Side::Ours] }
     }
@@ -170,7 +171,7 @@ impl Bench {
         self.reference.as_ref().ok_or_else(|| "no --reference is given".to_owned())
     }
 
-    /// Our generator for the bus, with memory from where the reference has it.
+    /// Our generator for the bus. It takes its memory from hugepages if the reference does.
     fn perf(&self, arguments: &[String]) -> Command {
         let mut perf = Command::new(case::program());
         perf.args(arguments);

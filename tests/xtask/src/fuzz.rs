@@ -73,7 +73,7 @@ fn parse(args: &[&str]) -> Result<Options, Failure> {
 }
 
 fn number<T: std::str::FromStr>(flag: &str, text: &str) -> Result<T, Failure> {
-    text.parse().map_err(|_| Failure::Usage(format!("{flag} {text}: a number is wanted")))
+    text.parse().map_err(|_| Failure::Usage(format!("{flag} {text}: a number is required")))
 }
 
 fn fuzz(options: &Options) -> Result<Tally, String> {

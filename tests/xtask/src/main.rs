@@ -2,7 +2,7 @@
 //!
 //! [`prepare`] lists what the tasks need beyond Rust. [`run`] starts other programs.
 #![forbid(unsafe_code)]
-#![expect(clippy::print_stdout, reason = "a command line program: its output is what it is for")]
+#![expect(clippy::print_stdout, reason = "a command line program prints its results")]
 
 mod bench;
 mod check;
@@ -28,22 +28,22 @@ cargo xtask TASK
 
   demo [--once]                     build in release, serve two disks over NVMe/TCP, check them;
                                     serves until Ctrl-C, with --once ends after the check
-  test [--no-guest] [--only TEXT]   every test: unit, doc, end to end, in a guest;
+  test [--no-guest] [--only TEXT]   run every test: unit, doc, end to end, in a guest;
                                     --only runs those whose name contains TEXT
   bench [--only PART,…] [--reference DIR] [--rounds N] [--seconds N]
-                                    how fast it is, as tables; beside it the reference built in DIR
+                                    measure speed and print tables, with the reference built in DIR beside it
                                     (docs/performance.md has the parts and the other flags)
-  soak [PART ...]                   the tests that are only sampled in `test`, whole: nvme, mixed, sim, loom,
-                                    plugins, lvol, power, vhost, guests, fuzz
+  soak [PART ...]                   run in full the tests that `test` only samples: nvme, mixed, sim, loom,
+                                    plugins, lvol, raid, power, vhost, guests, fuzz
   fuzz [--seconds N] [--wall] [--jobs N] [--only TARGET]
-                                    libFuzzer over every reader of bytes from outside: 10 s of processor time each,
-                                    with --wall 10 s by the clock
-  fuzz --merge [--only TARGET]      what that found is taken into the committed corpora
-  door                              what the plugin ABI costs an I/O, in instructions
+                                    run libFuzzer on every parser of bytes from outside: 10 s of processor time
+                                    for each, with --wall 10 s by the clock
+  fuzz --merge [--only TARGET]      add the inputs that libFuzzer found to the committed corpora
+  door                              count the instructions that the plugin ABI adds to an I/O
   golden                            build the plugin binaries of tests/abi/golden again
-  verify ADDRESS NQN BYTES          write and read back a disk that somebody serves over NVMe/TCP
+  verify ADDRESS NQN BYTES          write a disk that is served over NVMe/TCP, and read it back
   docs [--check]                    generate docs/rpc from the methods' declarations; --check only
-                                    tells what of it differs
+                                    reports the files that differ
   prepare                           install (as root, on Debian or Ubuntu) or list what is missing
 
 Exit status: 0 all went well, 1 something failed, 2 wrong usage.
@@ -88,9 +88,9 @@ fn main() -> ExitCode {
 
 /// Why a task failed.
 enum Failure {
-    /// The command line is wrong: what is wrong with it.
+    /// The command line is wrong; says what is wrong.
     Usage(String),
-    /// The task could not do its work: what went wrong.
+    /// The task could not do its work; says why.
     Task(String),
     /// Tests failed. The closing line has reported them.
     Counted,

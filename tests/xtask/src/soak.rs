@@ -1,6 +1,7 @@
-//! `cargo xtask soak`: what `cargo xtask test` only samples, whole, and one closing line that counts it all.
+//! `cargo xtask soak` runs in full the tests that `cargo xtask test` only samples, and prints one closing line with all
+//! counts.
 //!
-//! One entry of [`PARTS`] a kind of test. The tests themselves know their longer form; the environment tells them to take it.
+//! [`PARTS`] has one entry for each kind of test. The tests have a long form, which an environment variable selects.
 
 use std::process::Command;
 use std::time::Instant;
@@ -9,16 +10,16 @@ use crate::tally::Tally;
 use crate::test::tell_where;
 use crate::{Failure, Outcome, prepare, run};
 
-/// Set for tests that are to run whole.
+/// The environment variable that selects the long form.
 pub(crate) const WHOLE: &str = "DRIVEBAY_SOAK";
 
 /// Part of the names of the tests that cut a guest's power.
 const POWER_CUTS: &str = "power_cut";
 
-/// Something that has a longer form.
+/// A kind of test that has a long form.
 struct Part {
     name: &'static str,
-    /// What it does that `cargo xtask test` does not, for the closing lines.
+    /// A description of the long form, for the closing lines.
     what: &'static str,
     command: fn() -> Command,
 }
@@ -48,7 +49,7 @@ const PARTS: &[Part] = &[
     },
     Part {
         name: "plugins",
-        what: "100,000 golden plugins with bytes changed, and a million inputs for each reader of what plugins say",
+        what: "100,000 golden plugins with bytes changed, and a million inputs for each parser of a plugin's files",
         command: plugins,
     },
     Part {
@@ -64,8 +65,7 @@ const PARTS: &[Part] = &[
     },
     Part {
         name: "guests",
-        what: "every test in a guest but the power cuts; only here: iSCSI units that come and go, dm-multipath, \
-               packed rings, ext4 on thin volumes",
+        what: "every test in a guest except the power cuts; some run only here: iSCSI units that come and go, dm-multipath, packed rings, ext4 on thin volumes",
         command: guests,
     },
     Part {
@@ -75,7 +75,7 @@ const PARTS: &[Part] = &[
     },
     Part {
         name: "fuzz",
-        what: "half an hour of the processor for every fuzz target",
+        what: "half an hour of processor time for every fuzz target",
         command: fuzz,
     },
 ];
@@ -96,7 +96,7 @@ pub(crate) fn main(args: &[&str]) -> Outcome {
     if total.failed == 0 && total.passed > 0 { Ok(()) } else { Err(Failure::Counted) }
 }
 
-/// The parts with the given names; all without any.
+/// The parts with the given names; all parts if no name is given.
 fn chosen(names: &[&str]) -> Result<Vec<&'static Part>, Failure> {
     if let Some(unknown) = names.iter().find(|name| PARTS.iter().all(|part| part.name != **name)) {
         let allowed: Vec<&str> = PARTS.iter().map(|part| part.name).collect();
@@ -106,7 +106,7 @@ fn chosen(names: &[&str]) -> Result<Vec<&'static Part>, Failure> {
     Ok(PARTS.iter().filter(is_chosen).collect())
 }
 
-/// One after the other: each of them loads the machine.
+/// The tests run one after the other, because each of them loads the machine.
 fn nvme() -> Command {
     let args =
         ["test", "--package", "drivebay-nvme-tests", "--test", "nvme", "--no-fail-fast", "--"];
@@ -146,7 +146,7 @@ fn raid() -> Command {
     run::cargo(&["test", "--package", "drivebay-raid", "power_cut", "--", "--nocapture"])
 }
 
-/// The kernel must be there: `cargo xtask prepare`, or a run of `cargo xtask test`.
+/// Needs the guest's kernel, which `cargo xtask prepare` or `cargo xtask test` installs.
 fn power() -> Command {
     python(&["--only", POWER_CUTS, "tests/guest/tests"])
 }

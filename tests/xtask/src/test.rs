@@ -1,4 +1,4 @@
-//! `cargo xtask test`: every test, and one closing line that counts them all.
+//! `cargo xtask test` runs every test, and prints one closing line with all counts.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,7 +21,7 @@ pub(crate) fn main(args: &[&str]) -> Outcome {
         needs.push(Need::Guest);
     }
     let missing = prepare::prepare(&needs);
-    // Where nobody looks at the output, a test left out by accident would pass for one that ran.
+    // Nobody reads the output of CI, so a test that was left out by accident would count as one that ran.
     if let (Some(reason), true) = (missing.reason(Need::Guest), std::env::var_os("CI").is_some()) {
         return Err(format!("CI leaves nothing out. {reason}").into());
     }
@@ -46,7 +46,7 @@ fn parse(args: &[&str]) -> Result<Options, Failure> {
             ("--no-guest", _) => options.no_guest = true,
             ("--only", false) => match args.next() {
                 Some(filter) if !filter.is_empty() => options.only = Some((*filter).to_owned()),
-                _ => return Err(Failure::Usage("--only wants a part of a test's name".to_owned())),
+                _ => return Err(Failure::Usage("--only needs a part of a test's name".to_owned())),
             },
             _ => return Err(Failure::usage("test", arg, "--no-guest, --only TEXT once")),
         }
@@ -54,7 +54,7 @@ fn parse(args: &[&str]) -> Result<Options, Failure> {
     Ok(options)
 }
 
-/// Unit and integration tests of all crates: by cargo-nextest where it is installed.
+/// Unit and integration tests of all crates, by cargo-nextest if it is installed.
 fn unit(options: &Options, _missing: &Missing) -> Result<Tally, String> {
     let mut command = if run::succeeds(&mut run::cargo(&["nextest", "--version"])) {
         run::cargo(&["nextest", "run", "--workspace", "--no-fail-fast", "--no-tests=pass"])
@@ -64,14 +64,14 @@ fn unit(options: &Options, _missing: &Missing) -> Result<Tally, String> {
     command.args(options.only.as_deref());
     let mut tally = run::counted(tell_where(&mut command))?;
     if options.only.is_some() {
-        // nextest calls skipped what the filter left out.
+        // nextest counts the tests that the filter left out as skipped.
         tally.skipped = 0;
     }
     Ok(tally)
 }
 
-/// abi_stable's look at the structs of the ABI. A step of its own, so that nothing else is built with
-/// its feature.
+/// The comparison of the ABI's structs with abi_stable. It is a separate step, so that nothing else is built
+/// with this feature.
 fn second_belt(options: &Options, _missing: &Missing) -> Result<Tally, String> {
     if options.only.is_some() {
         return Ok(Tally::default());
@@ -80,12 +80,12 @@ fn second_belt(options: &Options, _missing: &Missing) -> Result<Tally, String> {
     run::counted(command.args(["--features", "abi-stable", "abi_stable_"]))
 }
 
-/// What is generated of the documentation is committed as it is generated.
+/// Checks that the committed RPC documentation is what `cargo xtask docs` generates.
 fn reference(options: &Options, _missing: &Missing) -> Result<Tally, String> {
     if options.only.is_some() { Ok(Tally::default()) } else { docs::check(&programs()) }
 }
 
-/// libFuzzer over every reader of bytes from outside, for a moment.
+/// A short run of libFuzzer on every parser of bytes from outside.
 fn readers(options: &Options, _missing: &Missing) -> Result<Tally, String> {
     if options.only.is_some() { Ok(Tally::default()) } else { fuzz::sample() }
 }
@@ -103,11 +103,12 @@ fn end_to_end(options: &Options, missing: &Missing) -> Result<Tally, String> {
 fn guest(options: &Options, missing: &Missing) -> Result<Tally, String> {
     let left_out = options.no_guest.then(|| "--no-guest".to_owned());
     let skip = left_out.or_else(|| missing.reason(Need::Guest));
-    // A guest has one processor, and a machine for tests at least two.
+    // A guest has one processor, and a test machine has at least two.
     python(&["--jobs=2", "tests/guest/tests"], options, skip)
 }
 
-/// Runs Python tests. `args` are those of `tests/e2e/run.py`. With a reason to skip, each counts as skipped.
+/// Runs Python tests. `args` are those of `tests/e2e/run.py`. If `skip` has a reason, each test counts as
+/// skipped.
 fn python(args: &[&str], options: &Options, skip: Option<String>) -> Result<Tally, String> {
     let venv = prepare::venv().join("bin/python");
     let python = if venv.exists() { venv } else { PathBuf::from("python3") };
@@ -126,7 +127,7 @@ fn programs() -> PathBuf {
     run::target().join("debug")
 }
 
-/// Tells a test runner where the host, the plugins and the client are.
+/// Sets the environment in which a test runner finds the host, the plugins and the client.
 pub(crate) fn tell_where(command: &mut Command) -> &mut Command {
     let built: &Path = &programs();
     command

@@ -72,9 +72,9 @@ impl Pattern {
 /// When a worker stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
-    /// After this time.
+    /// The run ends after this time.
     Time(Duration),
-    /// After this many I/O for each worker.
+    /// The run ends after this many I/Os for each worker.
     Ios(u64),
 }
 

@@ -35,7 +35,7 @@ pub fn delete_submission_queue(qid: u16) -> Command {
     command
 }
 
-/// Deletes a completion queue. Its submission queue must be deleted before.
+/// Deletes a completion queue. Its submission queue must be deleted first.
 #[must_use]
 pub fn delete_completion_queue(qid: u16) -> Command {
     let mut command = Command::new(admin::DELETE_IO_CQ);

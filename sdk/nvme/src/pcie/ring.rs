@@ -251,7 +251,7 @@ impl<M: Memory, P: Payload> Ring<M, P> {
     }
 
     /// Takes the ring apart into its memory and the outstanding requests. The controller may access the memory of both until it is stopped
-    /// or the queue is deleted, so the caller must free neither before.
+    /// or the queue is deleted, so the caller must not free either of them until then.
     #[must_use]
     pub fn into_parts(self) -> (Queue<M>, Vec<P>) {
         (self.queue, self.slots.into_iter().flatten().map(|slot| slot.request).collect())

@@ -198,7 +198,7 @@ layout! {
 }
 
 impl CopyRange {
-    /// The ranges in `data`; a rest shorter than a range is left out.
+    /// Returns the ranges in `data`. Ignores trailing bytes that are shorter than a range.
     pub fn iter(data: &[u8]) -> impl ExactSizeIterator<Item = Self> {
         data.chunks_exact(Self::LEN).map(|range| Self::take(range, 0))
     }

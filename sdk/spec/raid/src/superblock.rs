@@ -148,7 +148,7 @@ pub enum SuperblockError {
         /// Minor version found.
         minor: u16,
     },
-    /// A field with a value that cannot be.
+    /// A field with a value that is not allowed.
     Field {
         /// Name of the field.
         field: &'static str,
@@ -180,7 +180,7 @@ impl fmt::Display for SuperblockError {
 impl std::error::Error for SuperblockError {}
 
 /// Length that the superblock at the start of `bytes` declares. `None` unless at least a header with the
-/// signature is there and the length is one that a superblock can have.
+/// signature is present and the length is one that a superblock can have.
 #[must_use]
 pub fn declared_len(bytes: &[u8]) -> Option<usize> {
     let header = bytes.first_chunk::<HEADER_LEN>()?;

@@ -26,7 +26,7 @@ pub(crate) fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     }
 }
 
-/// A length as a field of 16 bits; lists that are built here are shorter than its end.
+/// A length as a field of 16 bits; the lists of this crate are always shorter than its maximum.
 pub(crate) fn len16(len: usize) -> [u8; 2] {
     u16::try_from(len).unwrap_or(u16::MAX).to_be_bytes()
 }

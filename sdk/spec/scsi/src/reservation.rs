@@ -210,7 +210,7 @@ pub fn encode_reservation(generation: u32, holder: Option<(u64, Type)>) -> Vec<u
     bytes
 }
 
-/// The data of REPORT CAPABILITIES: all types, SPEC_I_PT and ALL_TG_PT as told, APTPL supported and in use as told.
+/// The data of REPORT CAPABILITIES: all types, SPEC_I_PT, ALL_TG_PT and APTPL as the arguments say.
 #[must_use]
 pub fn encode_capabilities(initiators: bool, all_ports: bool, aptpl: Option<bool>) -> [u8; 8] {
     // Byte 2: CRH 0x10 (reserve 6 and 10 are handled as SPC-2 says beside SPC-3), SIP_C 0x08, ATP_C 0x04, PTPL_C 0x01.

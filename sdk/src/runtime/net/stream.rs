@@ -272,7 +272,7 @@ impl Stream {
     /// Fills `bytes`, for the start of a connection. Do not use it on the data path, or while the stream is in [`super::Sockets`].
     ///
     /// # Errors
-    /// `EPIPE` when the peer ends its side before, or an error when the connection is lost.
+    /// `EPIPE` when the peer ends its side before that, or an error when the connection is lost.
     pub async fn read_exact(&mut self, bytes: &mut [u8]) -> Result<()> {
         let mut rest = bytes;
         while !rest.is_empty() {

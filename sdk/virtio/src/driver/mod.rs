@@ -6,7 +6,7 @@
 //!
 //! A queue has a fixed number of slots. A slot has room for one request: its header, its data and its answer, each at a fixed offset. So a
 //! request needs at most three descriptors and a copy of its data, and allocates no memory. The driver does not trust the device: it reads
-//! what the device writes once and checks it. A device that breaks a rule is [`DeviceBroken`].
+//! what the device writes once and checks it. If the device breaks a rule, the queue returns [`DeviceBroken`].
 //!
 //! Only one thread at a time uses a queue.
 #![expect(unsafe_code, reason = "copies data between the shared memory and the buffers of I/O")]

@@ -19,8 +19,8 @@ pub(crate) struct SplitRecord {
 }
 
 impl SplitRecord {
-    /// Takes over the record of the last device, at the current index of the used ring. Returns the record and the heads in flight, in
-    /// reverse order of their taking. Returns no heads when there was no device before.
+    /// Takes over the record of the last device, at the current index of the used ring. Returns the record and the heads in flight,
+    /// the one taken last first. Returns no heads when there was no device before.
     pub(crate) fn new(
         inflight: Inflight,
         used_index: u16,

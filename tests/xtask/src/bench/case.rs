@@ -1,4 +1,4 @@
-//! What is measured.
+//! The cases that the bench measures.
 
 use crate::run;
 use serde_json::{Value, json};
@@ -46,23 +46,24 @@ pub(super) const CASES: [Case; 7] = [
 ];
 
 impl Case {
-    /// Whether the reference can do it too.
+    /// Whether the reference can run the case, too.
     pub(super) fn is_of_both(&self) -> bool {
         !matches!(self.disk, Disk::Nothing | Disk::Copy)
     }
 
-    /// Depths at which its rate is worth a look: what a RAM disk does depends on where its buffers are.
+    /// The depths at which the bench measures its rate. A RAM disk has several, because its speed depends on whether the buffers are
+    /// in a cache.
     pub(super) fn depths(&self) -> &'static [u32] {
         match self.disk {
             Disk::Malloc | Disk::Volume { .. } | Disk::Array { .. } => &[1, 32, 128],
             Disk::Null => &[1, 128],
             Disk::Nothing | Disk::Passthru(_) => &[128],
-            // Beside each of a RAM disk: see `copy`.
+            // It is measured together with each case of a RAM disk: see `copy`.
             Disk::Copy => &[],
         }
     }
 
-    /// What a RAM disk cannot beat: a copy over the same addresses.
+    /// The limit for a RAM disk: a copy over the same addresses. `None` for other cases.
     pub(super) fn copy(&self) -> Option<Self> {
         matches!(self.disk, Disk::Malloc).then_some(Self { disk: Disk::Copy, ..*self })
     }
@@ -163,7 +164,7 @@ pub(super) fn perf_arguments(
     arguments
 }
 
-/// Where the program and the plugins were built.
+/// The folder where the program and the plugins were built.
 pub(super) fn folder() -> PathBuf {
     run::target().join("release")
 }
@@ -172,7 +173,7 @@ pub(super) fn program() -> PathBuf {
     folder().join("drivebay")
 }
 
-/// A command's standard output; the first line that it said on stderr is the error.
+/// A command's standard output. If it fails, the error is its first line on stderr.
 pub(super) fn output(command: &mut Command) -> Result<String, String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command.output().map_err(|error| format!("{program}: {error}"))?;

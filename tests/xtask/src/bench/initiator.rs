@@ -165,5 +165,5 @@ fn longest_ms(bench: &Bench, pattern: &str, signal: &str) -> Result<f64, String>
     }
     let report = report(&String::from_utf8_lossy(&output.stdout))?;
     let longest = report.pointer("/total/latency_us/max").and_then(Value::as_f64);
-    longest.map(|us| us / 1000.0).ok_or_else(|| "drivebay perf told no longest I/O".to_owned())
+    longest.map(|us| us / 1000.0).ok_or_else(|| "drivebay perf reported no longest I/O".to_owned())
 }

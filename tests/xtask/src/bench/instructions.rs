@@ -1,8 +1,8 @@
-//! Instructions per I/O, by callgrind, and what else a run under it tells: where they are,
-//! allocations, system calls, atomic read-modify-writes.
+//! Counts per I/O, by callgrind: instructions, in total and by part of the code, allocations,
+//! system calls, and atomic read-modify-writes.
 //!
-//! All of it is the difference of two runs of different length, so what starting and stopping costs
-//! drops out.
+//! Each count is the difference of two runs of different length, so the costs of start and stop
+//! cancel out.
 
 use super::case::{self, CASES, Case};
 use super::profile::Profile;
@@ -14,7 +14,7 @@ use crate::run;
 use std::collections::BTreeMap;
 use std::process::Command;
 
-/// I/O of the two runs whose difference counts.
+/// Numbers of I/Os of the two runs.
 const SHORT: u64 = 5_000;
 const LONG: u64 = 55_000;
 /// The same for system calls, which are counted at full speed.
@@ -68,7 +68,7 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
     Ok(())
 }
 
-/// Where the instructions are.
+/// Prints the instructions by part of the code.
 fn stages(deepest: &[(&Case, Profile)]) {
     let mut columns = vec!["part of the code"];
     columns.extend(deepest.iter().map(|(case, _)| case.name));
@@ -136,7 +136,7 @@ fn per_io(bench: &Bench, case: &Case, depth: u32) -> Result<Profile, String> {
     Ok(long.per_io(&short, (LONG - SHORT) as f64))
 }
 
-/// A run of `ios` I/O.
+/// A run of `ios` I/Os.
 fn count(bench: &Bench, case: &Case, depth: u32, ios: u64) -> Result<Profile, String> {
     let folder = Folder::new()?;
     let out = folder.0.join("callgrind.out");
@@ -151,7 +151,8 @@ fn count(bench: &Bench, case: &Case, depth: u32, ios: u64) -> Result<Profile, St
     Ok(Profile::parse(&text))
 }
 
-/// By the reference's generator, which ends by time alone: two runs of different length.
+/// The same with the reference's generator, which only has a time limit: two runs of different
+/// length.
 fn of_reference(counted: &Reference, case: &Case, depth: u32) -> Result<Option<f64>, String> {
     let mut runs = [(0.0, 0.0); 2];
     for (run, seconds) in runs.iter_mut().zip(["1", "3"]) {
@@ -182,7 +183,7 @@ fn collected(text: &str) -> Option<f64> {
     line.rsplit(' ').next()?.parse().ok()
 }
 
-/// By strace; `None` where it is not installed.
+/// System calls per I/O, counted by strace; `None` if it is not installed.
 fn system_calls_per_io(bench: &Bench, case: &Case) -> Result<Option<f64>, String> {
     if !run::succeeds(Command::new("strace").arg("--version")) {
         return Ok(None);
@@ -204,7 +205,7 @@ fn system_calls(bench: &Bench, case: &Case, ios: u64) -> Result<f64, String> {
         std::fs::read_to_string(&out).map_err(|error| format!("{}: {error}", out.display()))?;
     let total = text.lines().find_map(|line| line.trim().strip_suffix("total"));
     let calls = total.and_then(|line| line.trim().parse().ok());
-    calls.ok_or_else(|| format!("strace told no total: {text}"))
+    calls.ok_or_else(|| format!("strace printed no total: {text}"))
 }
 
 #[cfg(test)]

@@ -83,10 +83,10 @@ pub(super) fn perf(bench: &Bench, arguments: &[String]) -> Result<f64, String> {
     perf.args(["-t", &bench.seconds.to_string(), "--warm-up", "0.1"]);
     let report = report(&case::output(&mut perf)?)?;
     let iops = report.pointer("/total/iops").and_then(Value::as_f64);
-    iops.ok_or_else(|| "drivebay perf told no rate".to_owned())
+    iops.ok_or_else(|| "drivebay perf reported no rate".to_owned())
 }
 
-/// What `drivebay perf` printed.
+/// Parses the report that `drivebay perf` printed.
 pub(super) fn report(text: &str) -> Result<Value, String> {
     serde_json::from_str(text).map_err(|error| format!("the report of drivebay perf: {error}"))
 }
@@ -111,7 +111,7 @@ pub(super) fn bdevperf(
     command.args(["-q", &depth.to_string(), "-o", "4096", "-t", &bench.seconds.to_string()]);
     command.args(arguments).arg("-c").arg(&path);
     let text = case::output(&mut command)?;
-    total(&text).ok_or_else(|| format!("bdevperf told no total: {text}"))
+    total(&text).ok_or_else(|| format!("bdevperf printed no total: {text}"))
 }
 
 /// A configuration that makes bdevs, for either side.
@@ -127,7 +127,7 @@ fn total(text: &str) -> Option<f64> {
     line.split(':').nth(1)?.split_whitespace().next()?.parse().ok()
 }
 
-/// How many I/O there were: the rate times the seconds that the job's line tells.
+/// The number of I/Os: the rate times the seconds in the line of the job.
 pub(super) fn ios(text: &str) -> Option<f64> {
     let job = text.lines().skip_while(|line| !line.starts_with("Job: ")).nth(1)?;
     let mut numbers = job.split(':').nth(1)?.split_whitespace();
