@@ -1,7 +1,7 @@
 //! A small fake host. With it a plugin's own tests load the door, call the methods, and do I/O to the
 //! bdevs through [`crate::bdev::open`].
 //!
-//! Each test thread has its own fake host. [`FakeHost::run`] runs its lightweight threads one after the other; the
+//! Each test thread has its own fake host. [`FakeHost::run`] runs its lightweight threads one after another; the
 //! test itself runs on the app thread. All tests of a library share the names of bdevs, so give each test its own names.
 //!
 //! The fake host checks for mistakes of a module: it panics when an I/O completes twice or never.

@@ -21,7 +21,7 @@ use std::path::Path;
 /// The configuration to start with: the file of `-c`, or that of `--state` once it has content.
 ///
 /// # Errors
-/// A line with the flag and the file.
+/// One line that names the flag and the file, and says what is wrong.
 pub fn starting_document(
     config: Option<&Path>,
     state: Option<&KeptFile>,
@@ -45,7 +45,7 @@ pub fn starting_document(
 /// Reads the file of the flag `flag`.
 ///
 /// # Errors
-/// A line with the flag and the file.
+/// One line that names the flag and the file, and says what is wrong.
 pub fn read(flag: &str, path: &Path) -> Result<Document, String> {
     let file =
         std::fs::read(path).map_err(|error| format!("{flag} {}: {error}", path.display()))?;

@@ -38,7 +38,7 @@ const SECTIONS_MAX: usize = 4096;
 const NOTES_LEN_MAX: u64 = 8 << 20;
 /// The maximum number of entries of the dynamic section, and the maximum number of dynamic symbols.
 const ENTRIES_MAX: u64 = 200_000;
-/// The maximum number of bytes of names of dynamic symbols.
+/// The maximum total length of the names of dynamic symbols, in bytes.
 const STRINGS_LEN_MAX: u64 = 64 << 20;
 /// The maximum number of bytes of a name that are kept.
 const NAME_LEN_MAX: usize = 4096;

@@ -39,7 +39,11 @@ impl fmt::Display for ListenError {
                 write!(f, "RPC socket {} is in use by another server", path.display())
             }
             Self::NotASocket(path) => {
-                write!(f, "RPC socket {}: another kind of file is there", path.display())
+                write!(
+                    f,
+                    "RPC socket {}: a file of another kind exists at this path",
+                    path.display()
+                )
             }
             Self::Io { what, path, source } => {
                 write!(f, "RPC socket {}: cannot {what}: {source}", path.display())

@@ -39,7 +39,8 @@ impl<T> Asked<T> {
     }
 }
 
-/// Stores the answer for the end of the host's call. Returns it when the call has already returned.
+/// Stores the answer, if the host's call is still running. If that call has returned, gives the answer back
+/// to the caller, which then sends it to the host.
 fn answer<T>(cell: &Cell<Answer<T>>, given: T) -> Option<T> {
     match cell.replace(Answer::Pending) {
         Answer::InCall => {

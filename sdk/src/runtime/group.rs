@@ -96,7 +96,7 @@ impl<T: 'static> Group<T> {
         task::join_all(calls?).await.into_iter().collect()
     }
 
-    /// Drops the values and ends their threads one after the other, each after its earlier messages. A thread that still has
+    /// Drops the values and ends their threads one after another, each after its earlier messages. A thread that still has
     /// other pollers or channels ends when these are gone.
     pub async fn end(mut self) {
         for member in std::mem::take(&mut self.members) {

@@ -416,7 +416,7 @@ pub(super) fn enter(handle: u64, wait: impl FnOnce(&mut Chan)) -> bool {
     })
 }
 
-/// The module has returned. Runs the deferred calls, one after the other.
+/// The module has returned. Runs the deferred calls, one after another.
 pub(super) fn leave(handle: u64) {
     loop {
         let (raw, ops, next, flushes, closes) = state(|state| {

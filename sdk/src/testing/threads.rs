@@ -1,4 +1,4 @@
-//! The fake host's lightweight threads. They all run on the OS thread of their [`super::FakeHost`], one after the other.
+//! The fake host's lightweight threads. They all run on the OS thread of their [`super::FakeHost`], one after another.
 //!
 //! Their handles are unique in the process, so tests that run in parallel never mix up each other's threads.
 #![expect(unsafe_code, reason = "implements the host's side of the ABI")]

@@ -152,8 +152,7 @@ impl Wire {
         self.assembled(&header, placement, &data, wrong);
     }
 
-    /// Sends the last PDU `times` times. All bytes arrive at once but for `behind` bytes, which come after the
-    /// others.
+    /// Sends the last PDU `times` times. All bytes except the last `behind * 31` arrive at once. The others follow.
     fn burst(&mut self, times: usize, behind: usize) {
         let bytes = self.last.repeat(times % BURST);
         let (first, rest) = bytes.split_at(bytes.len().saturating_sub(behind * 31));

@@ -1,5 +1,5 @@
 # The host runs in the guest, on a disk whose writes QEMU logs. The guest's kernel is its initiator. Files
-# are replaced and fsynced one after the other, and the script reports each to the test: see
+# are replaced and fsynced one after another, and the script reports each to the test: see
 # power_writer.py.
 TADDR=127.0.0.1 TPORT=4420
 . "$(dirname "$0")/nvme.sh"

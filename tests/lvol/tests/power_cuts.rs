@@ -21,7 +21,7 @@ fn cuts_wanted() -> usize {
 const OPS_PER_SEED: usize = 40;
 const CUTS_PER_OP: usize = 6;
 /// For each kind, the test tries operations until this many writes have failed. In each operation, the
-/// writes fail one after the other.
+/// writes fail one after another.
 const FAILURES_PER_KIND: usize = 60;
 
 /// Calls `visit` again and again with a store after some operations, and with the next operation.

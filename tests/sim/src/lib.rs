@@ -51,7 +51,7 @@ pub fn reactor() -> Stepped {
     reactor
 }
 
-/// Runs the seeds one after the other. A failure prints the command that repeats its seed.
+/// Runs the seeds one after another. A failure prints the command that repeats its seed.
 pub fn run_all(seeds: impl Iterator<Item = u64>, ios: u64) -> u64 {
     let mut reactor = reactor();
     let running = Arc::new(AtomicU64::new(0));

@@ -83,7 +83,7 @@ pub(crate) fn main() -> Outcome {
     let missing = prepare(&[Need::Build, Need::EndToEnd, Need::Guest]);
     match missing.reason(Need::Guest) {
         None => {
-            println!("prepare: everything is there");
+            println!("prepare: nothing is missing");
             Ok(())
         }
         Some(reason) => Err(reason.into()),

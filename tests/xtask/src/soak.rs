@@ -106,7 +106,7 @@ fn chosen(names: &[&str]) -> Result<Vec<&'static Part>, Failure> {
     Ok(PARTS.iter().filter(is_chosen).collect())
 }
 
-/// The tests run one after the other, because each of them loads the machine.
+/// The tests run one after another, because each of them loads the machine.
 fn nvme() -> Command {
     let args =
         ["test", "--package", "drivebay-nvme-tests", "--test", "nvme", "--no-fail-fast", "--"];

@@ -29,7 +29,7 @@ const QUEUES: u16 = 3;
 /// The number of connections that are opened and closed. The first `WARM_UP` of them do not count
 /// for growth.
 const CONNECTIONS: u32 = 300;
-/// The same for `--long`, where a few bytes of each connection are detectable.
+/// The same with `--long`, which detects a leak of a few bytes for each connection.
 const CONNECTIONS_LONG: u32 = 3000;
 const WARM_UP: u32 = 40;
 /// How many repetitions are enough when they take long.

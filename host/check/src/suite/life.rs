@@ -165,8 +165,8 @@ pub(super) fn again(rig: &mut Rig<'_>) -> Verdict {
     series.verdict("bdevs, created and deleted,")
 }
 
-/// Submits as many I/Os as the guard keeps completed requests, so that the guard does not grow any
-/// more. Earlier checks may or may not have done this.
+/// Submits as many I/Os as the guard can keep completed requests, so that the guard's memory grows no further
+/// during the measurement. Earlier checks may have filled it already.
 fn fill_the_guard(rig: &mut Rig<'_>) -> Verdict {
     let made = rig.make()?;
     let channel = channel(&made, rig.lane())?;

@@ -92,7 +92,7 @@ pub(crate) struct Channel {
 
 /// A filter's handles of its bases, each with the channel that the handle names. A channel lives at
 /// least as long as its entry. The lower bits of a handle select its entry, so bases that were
-/// opened one after the other get different entries.
+/// opened one after another get different entries.
 struct Bases([Cell<(u64, *const Channel)>; 16]);
 
 impl Default for Bases {

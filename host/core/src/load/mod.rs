@@ -93,9 +93,10 @@ pub struct Plan {
     pub io_size: u32,
     /// When the workers stop.
     pub limit: Limit,
-    /// I/O in this time at the beginning is not counted.
+    /// The length of the warm-up at the beginning, whose I/O is not counted.
     pub warm_up: Duration,
-    /// Compares reads with what the run wrote before. Each worker uses its own part of the bdev.
+    /// Compares the data of reads with the data that the run wrote earlier. Each worker uses its own
+    /// part of the bdev.
     pub verify: bool,
     /// Skips the bus: each I/O completes at once. This measures the cost of the generator itself.
     pub null_loop: bool,
@@ -143,7 +144,7 @@ pub struct Report {
     pub elapsed: Duration,
     /// The latencies, in ticks.
     pub latency: Histogram,
-    /// What went wrong first.
+    /// The first failure.
     pub failure: Option<Failure>,
 }
 

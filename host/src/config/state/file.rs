@@ -92,7 +92,7 @@ impl KeptFile {
     /// Saves the current content beside the file, as `FILE.before`. Returns the path.
     ///
     /// # Errors
-    /// A line with the file.
+    /// One line that names the file and says what is wrong.
     pub fn copy_as_before(&self) -> Result<PathBuf, String> {
         let before = with_suffix(&self.path, ".before");
         let content = read(&self.path)?.unwrap_or_default();

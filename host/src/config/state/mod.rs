@@ -56,7 +56,7 @@ impl StateFile {
     /// first saves a copy of the file beside it.
     ///
     /// # Errors
-    /// A line with the file.
+    /// One line that names the file and says what is wrong.
     pub fn begin(&self, ignored: usize) -> Result<(), String> {
         if ignored > 0 {
             let copy = self.file.copy_as_before()?;

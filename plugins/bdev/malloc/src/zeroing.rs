@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// Bytes that are zeroed in one round. This takes some 50 microseconds.
 const PIECE_BYTES: u64 = 1 << 20;
 
-/// The long unmaps and write zeroes of one thread. They run one after the other.
+/// The long unmaps and write zeroes of one thread. They run one after another.
 #[derive(Debug)]
 pub struct Zeroing(Rc<Queue>);
 

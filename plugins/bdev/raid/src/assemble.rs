@@ -1,7 +1,7 @@
 //! Examines new bdevs: a superblock says which array a bdev belongs to; an array without superblocks waits for names.
 //!
 //! The plugin examines one bdev at a time, in any order. The superblock with the largest sequence number is the
-//! truth. An array starts when all members that this superblock calls configured are there.
+//! truth. An array starts when all members that this superblock calls configured are on the bus.
 
 use crate::array::{Array, Slot, State};
 use crate::member::data_block_size;

@@ -17,7 +17,7 @@ pub(crate) enum Fault {
     Torn,
 }
 
-/// Maximum number of repairs of an array that wait.
+/// Maximum number of waiting repairs of an array.
 const WAITING_MAX: usize = 64;
 
 /// The repairs of an array that wait.

@@ -112,7 +112,7 @@ impl Strips {
         self.waiting.borrow_mut().remove(id)
     }
 
-    /// Takes a buffer. There is one after [`has_room`](Self::has_room).
+    /// Takes a free buffer. After [`has_room`](Self::has_room) has returned true, there is one.
     pub(crate) fn take(&self) -> Option<Box<Strip>> {
         self.free.borrow_mut().pop()
     }

@@ -215,7 +215,7 @@ fn bdev_resized(index: u32) {
 /// Stops a disk, because its bdev goes away.
 fn bdev_goes(index: u32) {
     let stop = async move {
-        tracing::warn!("{} stops: its bdev goes away", device(index));
+        tracing::warn!("{} stops, because its bdev is being removed", device(index));
         let stopped = async { registry()?.stop_disk(index).await }.await;
         if let Err(error) = stopped {
             tracing::debug!("{}: {error}", device(index));

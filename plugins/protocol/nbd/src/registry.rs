@@ -150,7 +150,7 @@ impl Registry {
         let on_remove = move |_: &App| {
             let (of, name) = (of.clone(), name.clone());
             let remove = async move {
-                tracing::warn!("NBD export {name} ends: its bdev goes away");
+                tracing::warn!("NBD export {name} ends, because its bdev is being removed");
                 let removed = async { registry()?.remove_export(&of, &name).await }.await;
                 if let Err(error) = removed {
                     tracing::debug!("NBD export {name}: {error}");

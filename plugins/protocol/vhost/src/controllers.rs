@@ -395,7 +395,9 @@ fn changed(name: &str, event: Event) {
     let Ok(all) = all() else { return };
     match event {
         Event::Remove => {
-            tracing::warn!("vhost controller {name}: its bdev goes away, its guests get errors");
+            tracing::warn!(
+                "vhost controller {name}: its bdev is being removed, and its guests get errors"
+            );
             let desc = match all.by_name.borrow_mut().get_mut(name).map(|found| &mut found.backing)
             {
                 Some(Backing::Blk(blk)) => blk.desc.take(),
@@ -418,7 +420,7 @@ fn target_changed(name: &str, number: u8, event: Event) {
     let Ok(all) = all() else { return };
     match event {
         Event::Remove => {
-            tracing::warn!("vhost controller {name}: the bdev of target {number} goes away");
+            tracing::warn!("vhost controller {name}: the bdev of target {number} is being removed");
             all.remove_target(name, number.into(), |_| {}); // fails only if the target is already being removed
         }
         Event::Resize { num_blocks, .. } => {

@@ -43,7 +43,7 @@ struct Setup {
     addresses: Option<RingAddresses>,
     base: u32,
     kick: Option<OwnedFd>,
-    /// Whether the kick message came. It starts the ring, with or without a descriptor.
+    /// Whether the kick message has arrived. It starts the ring, with or without a descriptor.
     is_started: bool,
     is_enabled: bool,
     call: Option<OwnedFd>,

@@ -159,7 +159,7 @@ pub(crate) struct TcpGroup {
     epoll: OwnedFd,
     settings: Settings,
     events: Vec<epoll::Event>,
-    /// The buffer in which all connections receive, one after the other.
+    /// The buffer in which all connections receive, one after another.
     inbox: Inbox,
     served: Vec<Option<Box<Served>>>,
     free: Vec<usize>,

@@ -172,7 +172,7 @@ impl<R: Carrier> Socket<R> {
 
     /// Stops checking the socket for a short time when all requested data was sent (`sent` bytes) and was large. The
     /// host is busy with this data. If half of its commands arrive at once, they need fewer packets and system calls
-    /// than one after the other.
+    /// than one after another.
     fn rest(&mut self, sent: usize) {
         let Some((taken, depth)) = self.connection.burst_over() else { return self.rest_ns = 0 };
         if taken == 0 || sent < taken * LARGE || depth < DEEP {

@@ -185,7 +185,7 @@ impl<R: Payload> Qpair<R> {
         self.has_room_for(1)
     }
 
-    /// Whether `count` commands can be submitted one after the other, such as a fused pair.
+    /// Whether `count` commands can be submitted one after another, such as a fused pair.
     #[must_use]
     pub fn has_room_for(&self, count: usize) -> bool {
         self.free.len() >= count && self.fault.is_none()

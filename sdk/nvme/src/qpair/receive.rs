@@ -1,4 +1,4 @@
-//! Parses PDUs as they arrive: header, data, data digest, one after the other.
+//! Parses PDUs as they arrive: header, data, data digest, one after another.
 
 use super::outbox::LIMIT;
 use super::{Fault, Payload, Qpair, Transfer, finish};

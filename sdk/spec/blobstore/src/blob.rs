@@ -364,7 +364,7 @@ fn slots(pages: &[u32]) -> Vec<Slots> {
     slots
 }
 
-/// Pages that are filled one after the other.
+/// Pages that are filled one after another.
 struct Chain {
     id: BlobId,
     pages: Vec<Page>,

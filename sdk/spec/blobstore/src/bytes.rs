@@ -1,6 +1,6 @@
 //! Little-endian fields: reads with bounds checks, and writes in order.
 
-/// Reads fields one after the other. Returns `None` past the end.
+/// Reads fields one after another. Returns `None` past the end.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 

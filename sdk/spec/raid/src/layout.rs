@@ -601,7 +601,7 @@ mod tests {
             }
         }
 
-        /// The blocks of a run lie one behind the other, on the same members.
+        /// The blocks of a run follow each other, on the same members.
         #[test]
         fn a_run_stays_on_its_members(array in arrays(), at in 0_u64..500, len in 1_u64..40) {
             let lba = at % array.num_blocks();

@@ -75,7 +75,7 @@ impl Level {
         }
     }
 
-    /// Members that may be lost, whichever they are, before data is lost.
+    /// How many members may be lost, in any combination, without a loss of data.
     #[must_use]
     pub const fn may_lose(self, members: u8) -> u8 {
         match self {

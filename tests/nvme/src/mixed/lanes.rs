@@ -75,7 +75,7 @@ impl<'a> Lanes<'a> {
             doing: None,
         };
         let lanes = (0..count).map(lane).collect();
-        // Two loads that use the same place one after the other have different generations.
+        // Two loads that use the same place one after another have different generations.
         let generation = seed << 32;
         Self { disk, namespace, lanes, random: Random::new(seed), generation, counts }
     }

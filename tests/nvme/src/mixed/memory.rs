@@ -12,7 +12,8 @@ const LOOKS: u32 = 180;
 /// How much more the last third may have than the second third, in KiB and in percent.
 const MORE_KIB: u64 = 1024;
 const MORE_PERCENT: u64 = 2;
-/// A run shorter than this still fills its disks at its end. Then only this bound counts, in KiB.
+/// A run that is shorter than this is still filling its disks when it ends. For such a run, memory has only the bound
+/// below, in KiB.
 const SHORT: Duration = Duration::from_secs(60);
 const SHORT_MAX_KIB: u64 = 128 << 10;
 

@@ -78,7 +78,7 @@ fn answer_all(connections: usize) -> io::Result<()> {
     }
 }
 
-/// Serves the connections one after the other: waits for the answer, then asks again.
+/// Serves the connections one after another: waits for the answer, then asks again.
 fn ask(port: u16, connections: u32, time: Duration) -> io::Result<()> {
     let (request, mut answer) = ([0; READ.request], [0; READ.answer]);
     let mut streams = Vec::new();

@@ -1,8 +1,8 @@
 //! The NVMe/TCP targets: both on the first core, the same initiator on the second.
 //!
 //! The initiator is the reference's if a build of it is given, else our own. Ours also replaces the reference's
-//! where that cannot start. Both servers run all the time. SIGSTOP holds the one that is not measured, because
-//! the reference's spins.
+//! where that cannot start. Both servers run all the time. SIGSTOP holds the server that is not measured, because the
+//! reference's server spins.
 
 use super::reference::Reference;
 use super::samples::{Samples, ratio};

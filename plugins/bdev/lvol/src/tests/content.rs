@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A store of two clusters' worth of history: a snapshot over a snapshot, with unallocated clusters.
+/// A store whose volume has a snapshot over a snapshot, and unallocated clusters.
 fn history(setup: &Setup, store: &str) -> String {
     let uuid = setup.create(store, "v", 6, true);
     let volume = setup.open(&uuid);

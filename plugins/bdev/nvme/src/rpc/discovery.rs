@@ -115,7 +115,7 @@ async fn start(_: &App, mut params: StartDiscovery) -> Result<bool> {
         return Err(Error::new(errno::EEXIST, why));
     }
     if app.discoveries.borrow().contains_key(&params.name) {
-        let why = format!("a service is followed with the name {}", params.name);
+        let why = format!("a service with the name {} is already followed", params.name);
         return Err(Error::new(errno::EEXIST, why));
     }
     let name = params.name.clone();
@@ -146,7 +146,7 @@ async fn start(_: &App, mut params: StartDiscovery) -> Result<bool> {
 async fn stop(_: &App, params: StopDiscovery) -> Result<bool> {
     let discovery = app::get()?.discoveries.borrow_mut().remove(&params.name);
     let discovery = discovery.ok_or_else(|| {
-        Error::new(errno::ENOENT, format!("no service is followed with the name {}", params.name))
+        Error::new(errno::ENOENT, format!("no service with the name {} is followed", params.name))
     })?;
     discovery.stop().await;
     Ok(true)

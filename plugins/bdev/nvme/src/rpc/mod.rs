@@ -365,7 +365,7 @@ fn show_controller(controller: &Rc<Controller>) -> Value {
     shown
 }
 
-/// Resets, disables or enables a controller, or all of that name, one after the other.
+/// Resets, disables or enables a controller, or all of that name, one after another.
 async fn control(params: Control, wish: Wish) -> Result<bool> {
     let mut wanted = app::get()?.find(&params.name).ok_or_else(Error::no_such_device)?.members();
     if let Some(cntlid) = params.cntlid.filter(|cntlid| *cntlid != 0) {

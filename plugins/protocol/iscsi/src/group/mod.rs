@@ -473,7 +473,7 @@ impl State {
 }
 
 impl Connected {
-    /// Sends what the link has. Returns whether there may be more to do at once.
+    /// Sends the output of the link. Returns whether there may be more to do at once.
     fn serve(&mut self, served: &mut Served, did: &mut bool) -> bool {
         let Some(link) = served.node.link_mut(self.link) else { return false };
         let was_full = !link.wants_bytes();

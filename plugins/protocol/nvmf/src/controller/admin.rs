@@ -50,7 +50,7 @@ pub struct Received<'a> {
     pub ticket: Ticket,
     /// The command.
     pub command: &'a Command,
-    /// Length of its data in its SGL, in bytes.
+    /// Length of the command's data according to its SGL, in bytes.
     pub len: u32,
     /// The data that the host sent, as far as commands read it.
     pub data: &'a [u8],

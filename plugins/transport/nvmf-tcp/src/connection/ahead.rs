@@ -16,9 +16,10 @@ use std::collections::VecDeque;
 
 /// The maximum number of capsules to predict: as many with 4 KiB as the inbox holds.
 pub(super) const CAPSULES: usize = 38;
-/// Shorter data is not worth the extra pieces of a receive, in bytes.
+/// Minimum length of the data of a predicted capsule, in bytes. For shorter data, the extra pieces of a receive cost
+/// more than the copy.
 const SHORT: u32 = 2048;
-/// Fewer capsules are not worth them either: their data is still in the cache when it is copied.
+/// Minimum number of such capsules. The copy of fewer ones is cheap, because their data is still in the cache.
 const FEW: usize = 4;
 /// Number of receives without a prediction after a wrong one.
 const PAUSE: u32 = 64;
@@ -28,7 +29,7 @@ const PAUSE: u32 = 64;
 pub(super) struct Ahead<R> {
     /// Length of the data of the last capsule, in bytes.
     len: u32,
-    /// How many such capsules came one after the other at the end of the last receive.
+    /// How many such capsules came one after another at the end of the last receive.
     came: usize,
     /// Remaining receives without a prediction.
     pause: u32,

@@ -391,7 +391,7 @@ impl<R: Carrier> Connection<R> {
         matches!(self.phase, Phase::Handshake | Phase::Open)
     }
 
-    /// Ignores all further input. Memory goes back, except that of data in transmission.
+    /// Ignores all further input. All memory is released, except the memory of data in transmission.
     fn stop_receiving(&mut self) {
         self.forget_received();
         self.commands.release_all(false);

@@ -76,7 +76,8 @@ impl Outbox {
         self.responded += 1;
     }
 
-    /// Whether so many responses wait behind their data that the host would have to wait for them.
+    /// Whether the burst has reached its limit of responses or of data. A longer burst would make the host wait for the
+    /// responses.
     #[inline]
     pub(crate) fn burst_is_long(&self, responses_max: usize) -> bool {
         self.responded >= responses_max.min(RESPONSES_MAX) || self.burst_data >= BURST_DATA_MAX

@@ -1,4 +1,4 @@
-//! Processes incoming PDUs: header, data, data digest, one after the other.
+//! Processes incoming PDUs: header, data, data digest, one after another.
 
 use super::command::{Commands, Grant, State};
 use super::transfer::{FABRICS, Transfer, transfer};
