@@ -14,12 +14,12 @@ pub(crate) fn copy(from: &[u8], to: &mut [u8]) {
     }
 }
 
-/// Where the first byte differs.
+/// The offset of the first byte that differs.
 pub(crate) fn first_difference(a: &[u8], b: &[u8]) -> Option<usize> {
     a.iter().zip(b).position(|(a, b)| a != b)
 }
 
-/// Where the first byte differs from copies of `block`.
+/// The offset of the first byte that differs from copies of `block`.
 pub(crate) fn first_difference_from_copies(block: &[u8], bytes: &[u8]) -> Option<usize> {
     bytes.iter().zip(block.iter().cycle()).position(|(a, b)| a != b)
 }

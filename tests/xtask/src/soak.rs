@@ -70,7 +70,7 @@ const PARTS: &[Part] = &[
     },
     Part {
         name: "vhost",
-        what: "100 kills of the host under verified load on split and packed rings, after each of which it resumes the requests in flight",
+        what: "100 kills of the host under verified load on split and packed rings; each time the restarted host resumes the requests in flight",
         command: vhost,
     },
     Part {

@@ -79,7 +79,7 @@ fn rescan<K: Kind>(app: &App, params: Rescan) -> Result<bool> {
     if now != before {
         bdev.resize(app, now)?;
         bdev.disk.set_num_blocks(now);
-        info!("{}: {before} blocks before, {now} now", params.name);
+        info!("{}: resized from {before} to {now} blocks", params.name);
     }
     Ok(true)
 }

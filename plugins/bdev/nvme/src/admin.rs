@@ -34,7 +34,7 @@ pub(crate) enum Data {
     In(u32),
     /// These bytes to the controller, less than 4 GiB.
     Out(Vec<u8>),
-    /// The address for the controller of the memory of a queue that the command creates. PCIe only.
+    /// The command creates a queue: this is the address of the queue's memory, as the controller sees it. PCIe only.
     Queue(u64),
 }
 

@@ -57,7 +57,7 @@ pub(crate) struct Discovery {
     changed: Notify,
 }
 
-/// Where a log says that a subsystem is.
+/// The address of a subsystem, from a log.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {
     pub(crate) subnqn: String,

@@ -37,11 +37,11 @@ params! {
         Raid0 = "raid0" | "0",
         /// Every member holds everything.
         Raid1 = "raid1" | "1",
-        /// Strips in two copies each, on neighboring members.
+        /// Two copies of each strip, on neighboring members.
         Raid10 = "raid10" | "10",
         /// One parity strip in each row. Clients must write whole rows.
         Raid5f = "raid5f" | "5f",
-        /// One member after the other.
+        /// One member after another.
         Concat = "concat",
     }
 
@@ -89,7 +89,7 @@ params! {
     pub struct StartScrub {
         /// Name of the array.
         name: String,
-        /// Whether to write blocks again that differ or cannot be read.
+        /// Whether to rewrite blocks that differ or cannot be read.
         repair: bool = false,
     }
 

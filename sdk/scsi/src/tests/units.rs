@@ -1,4 +1,4 @@
-//! What initiators hear of units.
+//! What initiators learn about units.
 
 use super::*;
 use drivebay_spec_scsi::sense::asc as code;

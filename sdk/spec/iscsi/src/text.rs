@@ -6,7 +6,7 @@ pub const LEN_MAX: usize = 64 << 10;
 pub const PAIRS_MAX: usize = 256;
 /// Longest key, in bytes.
 pub const KEY_LEN_MAX: usize = 63;
-/// Longest value, in bytes: 1,024 bytes of binary in hexadecimal, with room.
+/// Longest value, in bytes: more than 1,024 bytes of binary take in hexadecimal.
 pub const VALUE_LEN_MAX: usize = 8 << 10;
 
 /// A text is not `key=value` pairs.

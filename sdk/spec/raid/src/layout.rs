@@ -68,7 +68,7 @@ pub struct Row {
     p: u8,
 }
 
-/// What a block of a member is to the array.
+/// How the array uses a block of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Piece {
     /// The array's block with this number.
@@ -291,8 +291,8 @@ impl Layout {
         }
     }
 
-    /// What a block of a member is to the array: the inverse of [`copies`](Self::copies) and
-    /// [`row`](Self::row). `None` when the array does not use the block.
+    /// How the array uses a block of a member: the inverse of [`copies`](Self::copies) and [`row`](Self::row). `None`
+    /// when the array does not use the block.
     #[must_use]
     pub fn piece(&self, place: Place) -> Option<Piece> {
         if place.lba >= self.used_blocks(place.member) {

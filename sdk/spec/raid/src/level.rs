@@ -9,13 +9,13 @@ pub enum Level {
     Raid0,
     /// Every member holds everything.
     Raid1,
-    /// Strips in two copies each, in turn over all members.
+    /// Two copies of each strip, in turn over all members.
     Raid10,
     /// One parity strip in each row, rotating. The reference writes whole rows only ("full stripe").
     Raid5f,
     /// Two parity strips in each row, rotating.
     Raid6,
-    /// One member after the other.
+    /// One member after another.
     Concat,
 }
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::Command;
 
-/// A disk under a pattern.
+/// A disk, and the pattern of its I/O.
 #[derive(Clone, Copy)]
 pub(super) struct Case {
     pub(super) name: &'static str,

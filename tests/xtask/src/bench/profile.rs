@@ -22,7 +22,7 @@ impl Profile {
         Parser::default().parse(text)
     }
 
-    /// The difference to a shorter run, divided by the number of I/Os.
+    /// The difference from a shorter run, divided by the number of I/Os.
     pub(super) fn per_io(&self, shorter: &Self, ios: f64) -> Self {
         let mut result = Self::default();
         for (file, events) in &self.files {

@@ -39,8 +39,8 @@ impl Drop for KeepAlive {
     }
 }
 
-/// How long a controller may take to notice that its host is gone; `None` = forever. The controller rounds the keep alive timeout that the
-/// host asks for up to its granularity. With traffic based keep alive it checks once per timeout whether a command has arrived, so it may
+/// How long a controller may take to notice that its host is gone; `None` = forever. The controller rounds the host's keep alive timeout
+/// up to a multiple of its granularity. With traffic based keep alive it checks once per timeout whether a command has arrived, so it may
 /// take two timeouts. NVMe Base 2.0, section 3.9.
 pub(super) fn notices_after(kato_ms: u32, data: &identify::Controller) -> Option<Duration> {
     let granularity_ms = u64::from(data.kas.max(1)) * 100;

@@ -1,4 +1,5 @@
-//! `drivebay nvme`: looks at NVMe/TCP controllers and measures them. It connects by itself and needs no server.
+//! `drivebay nvme` shows NVMe/TCP controllers and measures their speed. It connects by itself and needs no
+//! server.
 #![forbid(unsafe_code)]
 
 mod discover;
@@ -18,7 +19,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Looks at NVMe/TCP controllers and measures them.
+/// Shows NVMe/TCP controllers and measures their speed.
 #[derive(Debug, Parser)]
 #[command(name = "drivebay nvme", version, max_term_width = 100)]
 struct Cli {

@@ -4,7 +4,7 @@ use drivebay_spec_nvme::log::ErrorEntry;
 use drivebay_spec_nvme::{Command, Status};
 use std::collections::VecDeque;
 
-/// Maximum number of entries. More push out the oldest ones.
+/// Maximum number of entries. Further ones replace the oldest.
 pub const ENTRIES_MAX: usize = 64;
 /// Parameter error location that means: no single field was wrong.
 const NO_LOCATION: u16 = 0xffff;

@@ -4,7 +4,7 @@ use drivebay_spec_nvme::NSID_ALL;
 use drivebay_spec_nvme::reservation::{Notification, notification_page};
 use std::collections::{BTreeMap, VecDeque};
 
-/// Maximum number of notifications that wait for the host. More push out the oldest ones.
+/// Maximum number of notifications that wait for the host. Further ones replace the oldest.
 const WAITING_MAX: usize = 64;
 
 /// The notifications of a controller.

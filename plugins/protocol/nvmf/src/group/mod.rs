@@ -69,7 +69,7 @@ pub struct Stats {
     pub io_qpairs: u32,
     /// Admin queues now.
     pub current_admin_qpairs: u32,
-    /// I/O queues now.
+    /// Number of I/O queues now.
     pub current_io_qpairs: u32,
     /// Connections that are not queues yet.
     pub current_unassociated_qpairs: u32,

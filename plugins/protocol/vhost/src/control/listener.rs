@@ -15,7 +15,7 @@ use std::path::Path;
 const REST_NS: u64 = 100_000_000;
 
 impl Control {
-    /// Listens for a controller. Returns the listener's key.
+    /// Opens the listening socket of a controller. Returns the listener's key.
     ///
     /// # Errors
     /// The error of bind(2), with the path; `EEXIST` for a file that is not a socket, `EBUSY` for a socket in use.
