@@ -1,4 +1,4 @@
-//! Fan-out: a module replaces an I/O by child I/Os to other bdevs. The children's data are parts of the
+//! Fan-out: a module replaces an I/O with child I/Os to other bdevs. The children's data are parts of the
 //! parent's own buffers, so no memory is allocated for them.
 #![expect(unsafe_code, reason = "the module owns a parent until its last child has completed")]
 
@@ -16,7 +16,7 @@ use std::ptr::{self, NonNull};
 #[cfg(test)]
 mod tests;
 
-/// An I/O that its module replaces by children.
+/// An I/O that its module replaces with children.
 ///
 /// When this value is dropped and every child has completed, the I/O returns to its module through
 /// [`Bdev::joined`](super::Bdev::joined). Without `joined`, it completes with the first failure of a child,

@@ -5,7 +5,7 @@ use drivebay_spec_blobstore::{Bits, NewStore, PAGE_BYTES, Page, Replay, SuperBlo
 
 const DISK_BYTES: u64 = 64 << 20;
 
-/// A super block: the bytes after its signature. The target adds a right checksum.
+/// A super block: the bytes after its signature. The target adds a correct checksum.
 pub(crate) fn super_block(data: &[u8]) {
     let page = sealed(data, 0);
     let Ok(block) = SuperBlock::parse(&page, DISK_BYTES) else { return };

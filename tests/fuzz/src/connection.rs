@@ -2,8 +2,8 @@
 //! connection answers at any time and has little memory. The connection's state machine has no sockets, so this crate
 //! compiles the plugin's own files.
 //!
-//! The input is a script of [`Wire::step`]. A well-formed PDU gets right digests and lengths, so that the fuzzer also
-//! reaches the code behind their checks.
+//! The input is a script of [`Wire::step`]. A well-formed PDU gets correct digests and lengths, so that the fuzzer
+//! also reaches the code behind their checks.
 
 mod request;
 

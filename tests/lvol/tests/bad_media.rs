@@ -1,5 +1,5 @@
-//! Metadata with any numbers and right checksums: the store does not crash, does not write outside of the disk, and
-//! gives no cluster of a served volume a second owner.
+//! Metadata with any numbers and correct checksums: the store does not crash, does not write outside of the disk,
+//! and gives no cluster of a served volume a second owner.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

@@ -73,7 +73,7 @@ fn built(name: &str) -> PathBuf {
     plugin_folder().join(file_name(name))
 }
 
-/// Copies a plugin and replaces one text by another of the same length.
+/// Copies a plugin and replaces one text with another of the same length.
 fn patched(name: &str, to: &Path, old: &str, new: &str) {
     assert_eq!(old.len(), new.len());
     let mut bytes = fs::read(built(name)).unwrap();

@@ -1,5 +1,5 @@
-//! Between `submit` and `dispatch`: the bus replaces an I/O that the module cannot take unchanged
-//! by parts that it can. Each part is an I/O on the same channel and goes through `submit` again.
+//! Between `submit` and `dispatch`: if the module cannot take an I/O unchanged, the bus replaces the I/O with parts that the
+//! module can take. Each part is an I/O on the same channel and goes through `submit` again.
 //!
 //! | work | when | parts |
 //! |---|---|---|

@@ -352,7 +352,7 @@ impl Bench {
         self.push(which, &bhs, &data);
     }
 
-    /// Some I/Os end, the first or the last one first.
+    /// Some I/Os end, in order or in reverse order.
     fn end_ios(&mut self, script: &mut Script<'_>) {
         let [count, how] = bytes(script);
         if let Some((unit, key)) = self.node.backend_mut().changes.pop() {

@@ -127,7 +127,8 @@ fn split(region: u64) -> (usize, u64) {
     (usize::try_from(region / 64).unwrap_or(usize::MAX), 1 << (region % 64))
 }
 
-/// log2 of the blocks of a region: at least `least` blocks, and no more regions than a record has room for.
+/// The log2 of the number of blocks in a region. A region has at least `least` blocks, and the array has no more regions than
+/// a record has room for.
 #[must_use]
 pub fn region_shift(num_blocks: u64, least: u64) -> u8 {
     let mut shift = 0;

@@ -439,7 +439,7 @@ mod tests {
         }
     }
 
-    /// Changes bytes and gives them a right CRC.
+    /// Changes bytes and gives them a correct CRC.
     fn changed(at: usize, to: &[u8]) -> Vec<u8> {
         let mut bytes = example().to_bytes();
         put(&mut bytes, at, to);

@@ -11,7 +11,8 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 /// Maximum number of events per `look`.
 const EVENTS: usize = 64;
 
-/// Connections with a value each. It tracks which of them have work. It uses edge-triggered epoll, so `look` costs one system call for
+/// Connections, each with a value. It tracks which of them have work. It uses edge-triggered epoll, so `look` costs one system call
+/// for
 /// any number of connections.
 pub struct Sockets<T> {
     epoll: OwnedFd,

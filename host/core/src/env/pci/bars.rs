@@ -38,7 +38,7 @@ pub(super) fn remove(addr: usize) {
     }
 }
 
-/// Called by the SIGBUS handler. If `addr` is in a BAR, replaces the page at `addr` by a page of all ones and returns true.
+/// Called by the SIGBUS handler. If `addr` is in a BAR, replaces the page at `addr` with a page of all ones and returns true.
 /// Async-signal-safe.
 pub(in crate::env) fn gone(addr: usize) -> bool {
     const PAGE: usize = 4096;

@@ -39,7 +39,7 @@ enum Act {
     Return,
     /// The operator removes a member and adds it again while clients write.
     Rebuild,
-    /// The operator replaces a member by another bdev.
+    /// The operator replaces a member with another bdev.
     Replace,
     /// The array sets and clears marks.
     Idle,
