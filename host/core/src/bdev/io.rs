@@ -363,7 +363,7 @@ pub(super) struct Pool {
     made: Cell<u32>,
 }
 
-/// I/O that were allocated together.
+/// I/Os that were allocated together.
 struct Chunk {
     first: NonNull<u8>,
     layout: std::alloc::Layout,

@@ -1,4 +1,4 @@
-//! An I/O of the bus as a command of the NVM command set, and its status on the way back.
+//! Turns an I/O of the bus into a command of the NVM command set, and the command's status into the status of the I/O.
 
 use std::cell::Cell;
 
