@@ -152,7 +152,7 @@ fn run_group(
     let seen = [last_words, status.filter(|status| !status.success()).map(how)];
     let mut seen = seen.into_iter().flatten().collect::<Vec<_>>().join("; ");
     if !stderr.is_empty() {
-        seen = format!("{seen}\nit said last:\n{}", stderr.join("\n"));
+        seen = format!("{seen}\nthe last lines of its output:\n{}", stderr.join("\n"));
     }
     let expected = "the plugin neither crashes nor hangs".to_owned();
     let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);

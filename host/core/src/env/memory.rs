@@ -156,7 +156,7 @@ pub fn alloc_on(len: usize, align: usize, numa: i32) -> Result<(NonNull<u8>, u32
     if sum > machine && state.options.overcommit != Overcommit::Allow {
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
         let message = format!(
-            "DMA memory: {} more MiB make {} MiB in all, and the machine or control group has {} MiB",
+            "DMA memory: with {} MiB more, the total would be {} MiB; the machine or control group has {} MiB",
             mib(len as u64),
             mib(sum),
             mib(machine)

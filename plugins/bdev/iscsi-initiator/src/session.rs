@@ -113,7 +113,7 @@ pub struct Session<R> {
 }
 
 impl<R: Payload> Session<R> {
-    /// A session after its login. `cmd_sn`: of the first command; `exp_stat_sn`: of the next response.
+    /// A session after its login. `cmd_sn` is the CmdSN of the first command, `exp_stat_sn` the StatSN of the next response.
     #[must_use]
     pub fn new(unit: u16, agreed: Agreed, cmd_sn: u32, max_cmd_sn: u32, exp_stat_sn: u32) -> Self {
         let framing = Framing {

@@ -87,7 +87,7 @@ impl Identified {
     pub(crate) fn differs_from(&self, before: &Self) -> Option<String> {
         if self.identity != before.identity {
             let (now, then) = (&self.identity, &before.identity);
-            return Some(format!("it is another disk than before ({now:?}, before {then:?})"));
+            return Some(format!("it is a different disk now ({now:?}; before: {then:?})"));
         }
         (self.len_max < before.len_max).then(|| {
             let (now, then) = (self.len_max, before.len_max);

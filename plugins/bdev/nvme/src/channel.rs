@@ -23,8 +23,8 @@ use crate::pci::rings::Rings;
 use crate::reach::Opened;
 use crate::view::View;
 
-/// How long a channel waits before it sends a command again that ended with a path error, in nanoseconds. The connection may be up
-/// all the while, and would then carry nothing but that command and its error.
+/// How long a channel waits before it sends a command again that ended with a path error, in nanoseconds. Without this delay, a connection
+/// that stays up would carry only that command and its error, again and again.
 const PATH_DELAY_NS: u64 = 100_000_000;
 /// How long a write waits before it is sent again, after its target has closed the connection. Commands that still execute in the
 /// target have this long to end.

@@ -517,7 +517,7 @@ pub(crate) fn next(superblock: &Superblock) -> Superblock {
     Superblock { sequence: superblock.sequence.saturating_add(1), ..superblock.clone() }
 }
 
-/// What channels need to know of a member.
+/// The properties of a member that channels need.
 pub(crate) fn view_of(member: &Member, offset: u64, is_readable: bool) -> View {
     View { serial: member.serial, desc: Arc::clone(&member.desc), offset, is_readable }
 }

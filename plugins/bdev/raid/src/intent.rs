@@ -270,7 +270,7 @@ pub(crate) fn report_failures(shared: &Arc<Shared>, members: &Slots, failed: &[u
 /// Whether the task for the marks of all arrays runs.
 static IS_LOOKED_AFTER: OnApp<Cell<bool>> = OnApp::new();
 
-/// Begins the upkeep of the marks of an array that has started: makes copies equal that may differ, and clears marks. One task starts
+/// Begins the upkeep of the marks of an array that has started: makes copies that may differ equal, and clears marks. One task starts
 /// this periodically for all arrays. `[app thread]`
 pub(crate) fn look_after(app: &App, array: &Rc<Array>) {
     if marks_of(array).is_none() {

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// What channels need to know of a member.
+/// The properties of a member that channels need.
 #[derive(Clone, Debug)]
 pub(crate) struct View {
     pub(crate) serial: u64,

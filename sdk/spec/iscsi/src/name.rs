@@ -26,10 +26,10 @@ pub fn check(name: &str) -> Result<(), &'static str> {
     }
 }
 
-/// `yyyy-mm.` and a reversed domain, then perhaps `:` and text.
+/// `yyyy-mm.` and a reversed domain, optionally followed by `:` and text.
 fn check_iqn(rest: &str) -> Result<(), &'static str> {
     let [y1, y2, y3, y4, b'-', m1, m2, b'.', domain @ ..] = rest.as_bytes() else {
-        return Err("iqn.yyyy-mm.reversed.domain, then perhaps : and a name");
+        return Err("iqn.yyyy-mm.reversed.domain, optionally followed by : and a name");
     };
     let is_date = [y1, y2, y3, y4, m1, m2].iter().all(|byte| byte.is_ascii_digit());
     let month = u32::from(m1 & 0xf) * 10 + u32::from(m2 & 0xf);

@@ -22,7 +22,7 @@ use std::ops::Range;
 pub struct Layout {
     level: Level,
     members: u64,
-    /// Strip size in blocks is `1 << strip_shift`. A raid1 is one strip as far as this shift goes.
+    /// Strip size in blocks is `1 << strip_shift`. For raid1, which has no strips, it is 0.
     strip_shift: u32,
     /// Blocks that each member gives to the array.
     used: Vec<u64>,

@@ -56,7 +56,7 @@ impl fmt::Display for DeviceBroken {
             Self::IndexJump { ahead } => {
                 write!(f, "the used index is {ahead} requests ahead of what it has")
             }
-            Self::Id(id) => write!(f, "it gave back request {id}, which it did not have"),
+            Self::Id(id) => write!(f, "it handed back request {id}, which it did not have"),
         }
     }
 }

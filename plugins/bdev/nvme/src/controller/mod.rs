@@ -144,7 +144,7 @@ enum Next {
     /// The connection is lost, and why.
     Lost(String),
     Wish(Wish),
-    /// The plugin gives the controller up: it was disconnected for too long, or the kernel wants the device back.
+    /// The plugin gives up the controller: it was disconnected for too long, or the kernel wants the device back.
     GivenUp(Error),
 }
 

@@ -75,7 +75,7 @@ impl InitiatorGroup {
 fn add_to(list: &mut Vec<String>, field: &str, new: &[String]) -> Result<()> {
     for one in new {
         if list.contains(one) {
-            return Err(Error::invalid(field, one, "what the group does not have yet"));
+            return Err(Error::invalid(field, one, "an entry that the group does not have yet"));
         }
         if list.len() == ENTRIES_MAX {
             return Err(Error::invalid(field, one, "256 entries at most"));

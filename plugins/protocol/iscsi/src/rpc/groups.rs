@@ -42,7 +42,13 @@ fn checked(
     let mutual = match (muser, msecret) {
         (Some(muser), Some(msecret)) => Some((muser, msecret)),
         (None, None) => None,
-        _ => return Err(Error::invalid("muser", "alone", "with msecret, or neither of them")),
+        _ => {
+            return Err(Error::invalid(
+                "muser",
+                "alone",
+                "muser together with msecret, or neither",
+            ));
+        }
     };
     Ok(Secret { user, secret, mutual })
 }

@@ -209,7 +209,7 @@ fn set_options(app: &Iscsi, params: params::SetOptions) -> Result<()> {
     if model.options_are_set {
         return Err(Error::new(
             errno::EEXIST,
-            "iscsi_set_options was called before; it is called once",
+            "iscsi_set_options was called already; it can be called only once",
         ));
     }
     if !model.targets.is_empty() || !model.portal_groups.is_empty() {

@@ -11,7 +11,7 @@ use drivebay_spec_nvme::Status;
 use drivebay_spec_nvme::fabrics::{Connect, ConnectData};
 use std::sync::Arc;
 
-/// How long a Connect waits for requests of its host's ended queues, in nanoseconds. Linux gives a Connect up after 60 s.
+/// How long a Connect waits for requests of its host's ended queues, in nanoseconds. Linux gives up a Connect after 60 s.
 const DRAIN_WAIT_NS: u64 = 15_000_000_000;
 
 /// A waiting Connect.

@@ -131,7 +131,11 @@ pub fn ensure_groups(app: &Rc<App>) -> Result<()> {
     let cores: Vec<u32> = thread::cores().filter(|core| is_chosen(*core)).collect();
     if cores.is_empty() {
         let mask = mask.unwrap_or_default();
-        return Err(Error::invalid("poll_groups_mask", mask, "a mask with a core of a reactor"));
+        return Err(Error::invalid(
+            "poll_groups_mask",
+            mask,
+            "a mask with at least one core that has a reactor",
+        ));
     }
     let handle = app_handle().ok_or_else(|| Error::new(errno::EIO, "the target has ended"))?;
     let make = move |index| Group::new(index, handle.clone());
