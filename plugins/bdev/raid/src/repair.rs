@@ -75,7 +75,7 @@ pub(crate) fn ask(shared: &Arc<Shared>, fault: Fault, blocks: Range) -> bool {
 }
 
 /// The task that does the repairs of the queue. If it is dropped before the queue is empty, because the app thread runs too
-/// many tasks or has ended, it gives the repairs up.
+/// many tasks or has ended, each repair that remains ends in `give_up`.
 struct Worker {
     shared: Arc<Shared>,
     /// The running repair.
