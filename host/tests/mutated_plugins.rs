@@ -121,8 +121,8 @@ fn a_child_loads_what_it_is_given() {
 
 // ---- the parent ---------------------------------------------------------------------------------
 
-/// The files of this process: the number of the first one, the distance to the next one, and where
-/// to start.
+/// Returns which files this process checks: every Nth file, beginning with number K; it skips those
+/// before FROM.
 fn part() -> (usize, usize, usize) {
     let Ok(part) = std::env::var("DRIVEBAY_PART") else { return (0, 1, 0) };
     let mut numbers =

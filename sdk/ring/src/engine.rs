@@ -1,5 +1,5 @@
 //! Both engines behind one interface.
-#![expect(unsafe_code, reason = "passes the engines' contract about memory in flight on")]
+#![expect(unsafe_code, reason = "passes on the engines' contract about memory in flight")]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};

@@ -44,7 +44,7 @@ impl Rng {
         self.below(100) < percent
     }
 
-    /// One of a list.
+    /// Returns a random element of a list.
     pub fn pick<T: Copy>(&self, list: &[T]) -> T {
         list[self.index(list.len())]
     }

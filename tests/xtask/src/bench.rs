@@ -2,19 +2,16 @@
 //! given, the bench measures that, too. `docs/performance.md` explains the figures.
 //!
 //! ```text
-//! bench ─> parts, one file and one or two tables each ─> rounds in turn: ours, reference, ours, …
-//!            rates, lvol, raid, aio, cores drivebay perf, bdevperf, fio        (bus)
-//!            instructions                  callgrind                           (bus)
-//!            target                        callgrind, perf                     (NVMe/TCP)
-//!            nvmf, idle, growth            servers and initiators              (NVMe/TCP)
-//!            initiator                     drivebay perf, bdevperf, servers     (NVMe/TCP)
-//!            iscsi                         servers, iscsi-perf                 (iSCSI)
-//!            vhost                         servers, drivebay perf              (vhost-user)
-//!            messages, start, saturated    servers and calls
+//! bench ─> parts, one file and one or two tables each ─> alternating rounds: ours, reference, ours,
+//!            … rates, lvol, raid, aio, cores drivebay perf, bdevperf, fio (bus) instructions
+//!            callgrind (bus) target callgrind, perf (NVMe/TCP) nvmf, idle, growth servers and
+//!            initiators (NVMe/TCP) initiator drivebay perf, bdevperf, servers (NVMe/TCP) iscsi
+//!            servers, iscsi-perf (iSCSI) vhost servers, drivebay perf (vhost-user) messages, start,
+//!            saturated servers and calls
 //! ```
 //!
 //! Instruction counts do not depend on the load of the machine. Times do, so each is the median of
-//! rounds in turn, with its spread, and no test depends on a figure of the bench.
+//! alternating rounds, with its spread, and no test depends on a figure of the bench.
 
 mod aio;
 mod awake;

@@ -199,8 +199,8 @@ pub fn free(addr: *mut u8) {
 }
 
 /// Makes part of an allocation read as zeroes. Whole pages go back to the system, with two exceptions:
-/// hugepages, because a page that was given back may be gone when it is needed again, and pages that
-/// devices reach, because the devices would keep the old pages.
+/// hugepages, because a page that was returned may be gone when it is needed again, and pages that devices
+/// reach, because the devices would keep the old pages.
 ///
 /// # Safety
 /// `len` bytes at `addr` belong to an allocation of the caller's.

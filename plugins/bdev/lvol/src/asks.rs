@@ -267,7 +267,7 @@ impl LvStore {
                 released.extend(&done.indices);
                 self.recycle(id, self.blocks_of(&done.indices), done.unused);
             }
-            Err(error) => warn!("clusters of store {} are not given back: {error}", self.uuid),
+            Err(error) => warn!("clusters of store {} are not released: {error}", self.uuid),
         }
         unmaps.into_iter().for_each(|unmap| unmap.answer(&released));
     }

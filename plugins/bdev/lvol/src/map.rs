@@ -48,7 +48,7 @@ impl Map {
         Self { epoch: FIRST_EPOCH, is_thin, entries }
     }
 
-    /// Whether the volume may give clusters back.
+    /// Whether the volume may release clusters.
     pub(crate) fn is_thin(&self) -> bool {
         self.is_thin
     }

@@ -225,8 +225,8 @@ impl Path {
         self.events.notify();
     }
 
-    /// Takes the reason why a channel lost a connection of this generation, if one did. A report about another generation is
-    /// dropped. `[app thread]`
+    /// Takes the report of a channel that lost its connection, and returns the reason. Drops a report about another generation. `[app
+    /// thread]`
     pub(crate) fn take_lost(&self, generation: u64) -> Option<String> {
         let (of, why) = lock(&self.lost).take()?;
         (of == generation).then_some(why)

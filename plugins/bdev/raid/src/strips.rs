@@ -64,7 +64,7 @@ impl AsMut<Buf> for Strip {
 }
 
 impl Strips {
-    /// For an array whose blocks have `block_size` bytes.
+    /// Creates the buffers of a channel for an array whose blocks have `block_size` bytes.
     pub(crate) fn new(layout: &Layout, block_size: u32) -> Self {
         let strip_len = layout.strip_blocks().saturating_mul(block_size.into());
         let strip_len = u32::try_from(strip_len).unwrap_or(u32::MAX);

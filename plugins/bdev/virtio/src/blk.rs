@@ -310,7 +310,7 @@ impl Dialect {
         Some(Segment { sector: range.lba * sectors, num_sectors, may_unmap: false }.to_bytes())
     }
 
-    /// Returns the status of a request that the device gave back. Copies its data into the I/O.
+    /// Returns the status of a request that the device returned. Copies its data into the I/O.
     #[inline]
     pub(crate) fn finish(&self, queue: &DriverQueue, slot: u16, io: &BdevIo) -> Status {
         let mut status = [0xff];

@@ -80,7 +80,8 @@ impl PackedRecord {
         self.part.u16(layout::VERSION).store(VERSION, Release);
     }
 
-    /// Completes or undoes a batch in which the last device died. It counts if the ring shows it. Returns the place of the next chain.
+    /// Completes or undoes a batch that was interrupted when the last device died. If the ring shows the batch to the driver, it is
+    /// completed. Returns the place of the next chain.
     fn finish_batch(&self, is_available: impl Fn(Place) -> bool) -> Result<Place, Broken> {
         let (new, old) = self.used()?;
         let (free, old_free) =

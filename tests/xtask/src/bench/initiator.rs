@@ -1,4 +1,4 @@
-//! The NVMe/TCP initiator. One target runs on the second core, and the initiators of both sides run in turn on the first core. The bench
+//! The NVMe/TCP initiator. One target runs on the second core, and the initiators of both sides alternate on the first core. The bench
 //! also measures a relay, which is target and initiator at once, and the longest I/O when the target of one of two paths is killed.
 
 use super::case::perf_arguments;

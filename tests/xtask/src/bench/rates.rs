@@ -54,7 +54,7 @@ fn of_ours(bench: &Bench, case: &Case, depth: u32) -> Result<f64, String> {
     perf(bench, &case.arguments(depth))
 }
 
-/// Measures both sides in turn and prints a row of their rates. `row` has the first cells.
+/// Measures both sides in alternation and prints a row of their rates. `row` has the first cells.
 pub(super) fn in_turn(
     bench: &Bench,
     row: impl IntoIterator<Item = String>,

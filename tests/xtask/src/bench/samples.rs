@@ -1,4 +1,4 @@
-//! Figures of rounds in turn, and their text in tables.
+//! Figures of alternating rounds, and their text in tables.
 
 /// The same figure from each round.
 #[derive(Clone, Debug, Default)]

@@ -220,7 +220,7 @@ pub struct Chores {
     dirty: RefCell<Vec<Rc<LocalNamespace>>>,
     /// Namespaces whose last I/O has ended.
     drained: RefCell<Vec<Rc<LocalNamespace>>>,
-    /// Commands that are done in pieces.
+    /// Commands that the group executes in pieces.
     pub(super) long: RefCell<LongCommands>,
     /// Copy commands.
     pub(super) copies: RefCell<Copies>,

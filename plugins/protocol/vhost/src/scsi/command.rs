@@ -290,7 +290,7 @@ impl Command {
         self.target.device.borrow_mut().received(&mut self.task, &list);
     }
 
-    /// Lends the guest's memory to an I/O. Returns false when the driver gave too little.
+    /// Lends the guest's memory to an I/O. Returns false when the request has less memory than the I/O needs.
     fn lend(&self, part: &mut Part, io: &Io) -> bool {
         let len = u64::from(io.len);
         match io.data {

@@ -55,7 +55,7 @@ impl Carrier for Memo {
         self.command = *command;
     }
     fn obtain(&mut self, len: u32) -> bool {
-        assert!(self.pieces.is_empty(), "memory of the last command was given back");
+        assert!(self.pieces.is_empty(), "memory of the last command was released");
         let pieces = (len as usize).div_ceil(4096);
         if self.pool.get() < pieces {
             return false;

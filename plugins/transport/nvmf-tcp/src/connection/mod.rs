@@ -327,7 +327,7 @@ impl<R: Carrier> Connection<R> {
         self.commands.release_all(true);
     }
 
-    /// The target ends the connection. Answers that it has given back are still sent.
+    /// The target ends the connection. Answers that it has already returned are still sent.
     pub(crate) fn close(&mut self) {
         if matches!(self.phase, Phase::Handshake | Phase::Open) {
             self.phase = Phase::Closing;
