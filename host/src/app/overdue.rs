@@ -1,8 +1,8 @@
 //! Answers calls that delete or unload something that is still in use.
 //!
-//! A bdev is gone when its last I/O has completed, and a plugin when it is quiet. If one of them
-//! leaks an I/O, that never happens. After a time limit the caller gets an answer that says what
-//! the call waits for. The deletion itself continues.
+//! A bdev is gone when its last I/O has completed, and a plugin when it has quiesced. If one of them
+//! leaks an I/O, that never happens. After a time limit the caller gets an answer that says what the
+//! call waits for. The deletion itself continues.
 
 use crate::rpc::{Call, Dispatcher, Responder};
 use drivebay_spec_jsonrpc::RpcError;

@@ -298,8 +298,7 @@ impl Life {
         live.iter().max_by_key(turn).cloned()
     }
 
-    /// Stops a plugin: it becomes quiet, then the host removes what it left behind, then `fini`
-    /// runs.
+    /// Stops a plugin: it quiesces, then the host removes what it left behind, then `fini` runs.
     pub(super) fn end(&self, plugin: &Rc<Plugin>, reason: u32, done: Box<dyn FnOnce(Result<()>)>) {
         plugin.state.set(State::Quiescing);
         let (manager, quiet) = (self.manager.clone(), Rc::clone(plugin));
@@ -405,7 +404,7 @@ fn check_quiet(plugin: &Plugin, reason: u32, status: i32) -> Result<()> {
     plugin.state.set(State::Serving);
     let errno = status.checked_neg().unwrap_or(libc::EIO);
     let why = std::io::Error::from_raw_os_error(errno);
-    let message = format!("plugin {}: did not become quiet: {why}", plugin.manifest.name);
+    let message = format!("plugin {}: did not quiesce: {why}", plugin.manifest.name);
     Err(Error::new(errno, message))
 }
 

@@ -135,8 +135,8 @@ impl Manager {
         self.background.send(job)
     }
 
-    /// Stops a plugin that nothing uses. Calls `done` when it is quiet and has stopped, or with the
-    /// reason why not. Its library stays mapped. App thread.
+    /// Stops a plugin that nothing uses. Calls `done` when it has quiesced and stopped, or with the reason
+    /// why not. Its library stays mapped. App thread.
     pub fn unload(&self, name: &str, done: Box<dyn FnOnce(Result<()>)>) {
         match self.life().and_then(|life| Ok((life, life.unloadable(name)?))) {
             Ok((life, plugin)) => life.end(&plugin, BAY_FINI_UNLOAD, done),

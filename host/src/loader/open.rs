@@ -104,8 +104,8 @@ impl Instance {
         succeeded("start", status)
     }
 
-    /// Asks the plugin to become quiet. Calls `done` with 0 or a negative errno when it is quiet,
-    /// or at once when it has nothing to stop.
+    /// Asks the plugin to quiesce. Calls `done` with 0 or a negative errno when it has quiesced, or
+    /// at once when it has nothing to stop.
     pub(super) fn quiesce(&self, done: Box<dyn FnOnce(i32)>) {
         let Some(begin) = self.quiesce_table().and_then(|table| table.begin) else {
             return done(0);

@@ -175,13 +175,13 @@ impl<D: Disk> Store<D> {
         Ok(left)
     }
 
-    /// Sets another snapshot as the parent of a volume. Where the volume has no own cluster, it then reads the new
-    /// parent's data.
+    /// Sets another snapshot as the parent of a volume. Where the volume has no cluster of its own, it then reads
+    /// the new parent's data.
     ///
     /// There must be no I/O of the volume in flight.
     ///
     /// # Errors
-    /// `EINVAL` when the parent is not a snapshot, is the volume itself, or has another size; `EEXIST` when it is
+    /// `EINVAL` when the parent is not a snapshot, is the volume itself, or differs in size; `EEXIST` when it is
     /// already the parent; `EBUSY`; or the disk's error.
     pub async fn set_parent(&self, id: BlobId, parent: BlobId) -> Result<()> {
         let _writer = self.writer.lock().await;
@@ -203,7 +203,7 @@ impl<D: Disk> Store<D> {
             return invalid("the parent is a clone of the volume");
         }
         if snapshot.map.len() != blob.map.len() {
-            return invalid("the parent has another size");
+            return invalid("the parent and the volume differ in size");
         }
         Parent::Snapshot(parent).set(&mut blob);
         self.persist(blob, &BTreeSet::new(), &BTreeSet::new()).await

@@ -28,7 +28,7 @@ pub(crate) struct State {
     pub(crate) unused_clusters: BTreeSet<u32>,
     /// Volumes in use by an operation, with the operation's name.
     pub(crate) busy: BTreeMap<BlobId, &'static str>,
-    /// Why the store accepts no more changes; `None` if it does.
+    /// Why the store accepts no more changes; `None` if it accepts changes.
     pub(crate) failed: Option<String>,
     pub(crate) notes: Vec<Note>,
 }

@@ -1,6 +1,6 @@
 //! The gate makes COMPARE AND WRITE atomic: it waits until no command writes to the unit, and later write commands wait for it.
 //!
-//! A task inside the gate never waits for a task behind it, because it never enters a second time.
+//! An admitted task never waits for a task behind it, because it never enters a second time.
 
 use std::collections::VecDeque;
 
@@ -26,7 +26,7 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// Returns whether the task is inside now. Otherwise it waits for its turn.
+    /// Returns whether the task is admitted now. Otherwise it waits for its turn.
     pub(crate) fn enter(&mut self, key: TaskKey, pass: Pass) -> bool {
         if self.waiting.is_empty() && self.admit(pass) {
             return true;
@@ -35,7 +35,7 @@ impl Gate {
         false
     }
 
-    /// Removes a task that was inside.
+    /// Removes a task that the gate had admitted.
     pub(crate) fn leave(&mut self, pass: Pass) {
         match pass {
             Pass::Shared => self.shared = self.shared.saturating_sub(1),

@@ -63,7 +63,7 @@ pub struct Task {
     pub(crate) key: TaskKey,
     /// The unit whose gate it passes: the destination for EXTENDED COPY, else its own.
     pub(crate) gate_unit: u16,
-    /// How it passes that gate, and whether it is inside (`true`) or waits.
+    /// How it passes that gate, and whether the gate has admitted it (`true`) or it waits.
     pub(crate) pass: Option<(Pass, bool)>,
     pub(crate) state: State,
     pub(crate) descriptor_sense: bool,

@@ -203,7 +203,7 @@ impl<B: Bdev> Registered<B> {
     }
 
     /// Holds back the I/O of the bdev. Calls `done` when the module has no I/O left. Until
-    /// [`unquiesce`](Self::unquiesce) the host keeps the I/O in order. `[app thread]`
+    /// [`unquiesce`](Self::unquiesce), the host queues new I/O and keeps its order. `[app thread]`
     ///
     /// # Errors
     /// `ENODEV` when the bdev is unregistered; `done` is then not called.

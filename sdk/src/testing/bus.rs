@@ -52,7 +52,7 @@ pub(super) fn examine(name: &str) {
 /// Does nothing, because nothing waits for examinations here.
 pub(super) unsafe extern "C" fn examine_done(_: H, _: u64) {}
 
-/// Holds nothing back, because a test does one I/O after the other.
+/// Holds nothing back, because a test does one I/O after another.
 pub(super) unsafe extern "C" fn quiesce(
     _: H,
     _: u64,

@@ -45,7 +45,7 @@ pub enum Broken {
     ReadableAfterWritable,
     /// A buffer is not in the guest's memory.
     Address {
-        /// First address that is not.
+        /// First address outside of it.
         addr: u64,
         /// Bytes from there on.
         len: u64,

@@ -247,7 +247,7 @@ fn a_plugin_becomes_quiet_before_it_ends_and_stays_when_it_cannot() {
     host.call("plugin_unload", r#"{"name":"quiet"}"#).unwrap();
     let (code, message) = host.call("plugin_unload", r#"{"name":"noisy"}"#).unwrap_err();
     assert_eq!(code, i64::from(-libc::EBUSY));
-    assert!(message.contains("did not become quiet"), "{message}");
+    assert!(message.contains("did not quiesce"), "{message}");
     assert_eq!(host.state("noisy").unwrap().0, "serving");
     assert_eq!(
         host.seen(),

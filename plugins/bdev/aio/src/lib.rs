@@ -48,8 +48,8 @@ impl<K: Kind> Bdev for FileBdev<K> {
     type Params = K::Params;
     type Channel = Channel;
     const PRODUCT: &'static str = K::PRODUCT;
-    /// `describe` adds what the file supports. The bus does resets: it waits for the I/O in flight,
-    /// and the kernel offers nothing better.
+    /// `describe` adds what the file supports. The bus performs resets: it waits for the I/O in
+    /// flight, and the kernel offers nothing better.
     const OPS: OpSet = OpSet::READ.with(OpSet::FLUSH);
 
     channel_does_io!(woke);

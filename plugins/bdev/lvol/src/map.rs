@@ -22,11 +22,11 @@ const FIRST_EPOCH: u32 = 16;
 /// Where to read a cluster, as the data path needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Entry {
-    /// It may be read and written there.
+    /// The place of a cluster that the volume may read and write.
     Own(u64),
-    /// It may be read there.
+    /// The place of a cluster that the volume may only read.
     Inherited(u64),
-    /// It is read from the external parent.
+    /// The cluster is in the external parent.
     External,
     /// It reads as zeros.
     Zero,

@@ -68,7 +68,7 @@ impl ThreadState {
         self.write_zeroes(own, Walk::new(io, range));
     }
 
-    /// Gives back the clusters that the range covers whole, and unmaps parts of others on the base.
+    /// Releases the clusters that the range covers completely, and unmaps parts of others on the base.
     pub(crate) fn unmap(self: &Rc<Self>, own: &Resident<Self>, io: BdevIo, range: Range) {
         let mut walk = Walk::new(io, range);
         let is_thin = self.map().is_thin();

@@ -362,7 +362,7 @@ fn a_volume_that_cannot_get_on_the_bus_is_logged_once() {
         |name: &str| Ram { name: name.into(), data: Arc::new(Mutex::new(vec![0; 1 << 20])) };
     bdev::find::<Ram>("lv26").unwrap().unregister(setup.host.app(), |_, _| {});
     setup.host.wait(|| setup.host.registered("lv26").is_none().then_some(()));
-    // While the volume is away, another bdev takes its name.
+    // While the volume is absent, another bdev takes its name.
     add(other(&uuid));
     assert_eq!(add(setup.ram.clone()).as_array().unwrap().len(), 1);
     add(other("lv26b"));

@@ -75,7 +75,7 @@ pub struct Channel {
     unproven: Vec<Unproven>,
     /// I/O to send again later, and when.
     delayed: Vec<(u64, Request)>,
-    /// I/O that an injected error delays instead of sending it: when the I/O ends, its leg, and its status.
+    /// I/O that an injected error will end later, and that is not sent: when it ends, its leg, and its status.
     injected: Vec<(u64, u64, Request, NvmeStatus)>,
     /// Commands that are done, and their legs.
     done: Vec<(u64, Completed<Request>)>,

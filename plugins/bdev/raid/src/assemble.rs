@@ -26,7 +26,7 @@ pub(crate) fn examine(app: &App, examine: Examine) {
         let Ok(lock) = lock else { return };
         let _guard = lock.lock("examine").await;
         if let Err(error) = look_at(app, examine.name()).await {
-            warn!("bdev {} joins no array: {error}", examine.name());
+            warn!("bdev {} cannot join an array: {error}", examine.name());
         }
         drop(examine);
     };
@@ -169,7 +169,7 @@ async fn replace(app: &App, array: &Rc<Array>, found: Superblock) -> Result<Rc<A
             match array.open_member(app, entry.slot, info.name()) {
                 Ok(candidate) => array.put(entry.slot, candidate, false),
                 // Go on: the other bdevs may still join.
-                Err(error) => warn!("bdev {} joins no array: {error}", info.name()),
+                Err(error) => warn!("bdev {} cannot join an array: {error}", info.name()),
             }
         }
     }

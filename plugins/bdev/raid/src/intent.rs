@@ -74,7 +74,7 @@ pub(crate) async fn start(
         regions: Regions::default(),
     });
     // Another program has started the array since then and set no marks, or a newer record cannot be read. So nobody knows
-    // what members that are away lack.
+    // what absent members lack.
     let is_of_another = found.is_some_and(|found| is_new || found != intent.sequence);
     if is_of_another || is_unreadable {
         intent.away.clear();

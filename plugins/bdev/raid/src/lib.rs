@@ -3,7 +3,8 @@
 //! - Data path: `striped` (raid0, concat) passes each I/O unchanged to one member. `redundant` (raid1, raid10)
 //!   and `parity` (raid5f) send children; each thread has its own `lane`.
 //! - App thread: owns each [`mod@array`]. `assemble` finds arrays by their superblocks, `members` adds and removes
-//!   members, `rebuild` copies data to new members, `repair` mends blocks, `scrub` looks for bad ones. They use `copy`.
+//!   members, `rebuild` copies data to new members, `repair` repairs blocks, `scrub` looks for bad ones. They use
+//!   `copy`.
 //!   `intent` records which regions clients write to; `marks` shows these records to the channels.
 //! - Control plane: [`methods`].
 //!

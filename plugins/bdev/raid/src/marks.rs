@@ -24,7 +24,7 @@ pub(crate) struct Marks {
     torn: Box<[AtomicU64]>,
     /// How many regions are torn.
     num_torn: AtomicU64,
-    /// How often blocks were torn since the array started. It is locked while regions are torn or mended.
+    /// How often blocks were torn since the array started. It is locked while regions are torn or repaired.
     tears: Mutex<u64>,
     /// Whether every region is torn because another program used the array. This is no evidence of an interrupted write.
     was_used_by_another: AtomicBool,

@@ -1,5 +1,5 @@
 //! Arrays that can lose members, on the bus. raid1 and raid10 are here: a write goes to every copy of a block, a read
-//! to one of them. `parity` has raid5f.
+//! to one of them. `parity` implements raid5f.
 
 use crate::arrays;
 use crate::lane::{Begun, Lane};

@@ -198,7 +198,7 @@ fn connection_ended(index: u32, export: Weak<Export>) {
     }
 }
 
-/// The bdev of a disk has another size.
+/// The size of a disk's bdev has changed.
 fn bdev_resized(index: u32) {
     let resize = async move {
         let resized = async { registry()?.resize_disk(index).await }.await;

@@ -31,7 +31,7 @@ pub struct Export {
 
 impl Export {
     /// Opens the bdev, and claims it if clients may write. The bus calls `on_remove` when the bdev goes away, and
-    /// `on_resize` when it has another size. `[app thread]`
+    /// `on_resize` when its size changes. `[app thread]`
     ///
     /// # Errors
     /// `ENODEV` when there is no such bdev, `EPERM` when another module has claimed it for writing.

@@ -126,7 +126,7 @@ impl Netlink {
         detached.map(drop).map_err(|error| told(&format!("detaching /dev/nbd{index}"), &error))
     }
 
-    /// Gives an attached device another size, in bytes.
+    /// Changes the size of an attached device, in bytes.
     ///
     /// # Errors
     /// The kernel's error.

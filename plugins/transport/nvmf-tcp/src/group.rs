@@ -141,7 +141,7 @@ struct Served {
     qpair: Qpair<Held>,
     peer: Option<SocketAddr>,
     share: Share,
-    /// The connection's place in the limits. Its drop gives the place back.
+    /// The connection's place in the limits. Dropping it releases the place.
     place: Option<Place>,
     /// The number of the connection, counted over all connections of the group.
     number: u64,

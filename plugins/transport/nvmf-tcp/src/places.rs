@@ -30,7 +30,7 @@ pub(crate) struct Places {
     by_address: Mutex<BTreeMap<IpAddr, u32>>,
 }
 
-/// A connection's place. Dropping it, on any thread, gives the place back.
+/// A connection's place. Dropping it, on any thread, releases the place.
 #[derive(Debug)]
 pub(crate) struct Place {
     places: Arc<Places>,

@@ -9,11 +9,11 @@
 //! | 8, 10 | version: major, minor (2 each) |
 //! | 12 | length of the record in bytes (4) |
 //! | 16 | CRC32C of the record with these four bytes zero |
-//! | 20 | region: log2 of its blocks (1), number of members that are away (1), flags (1), zero (1) |
+//! | 20 | region: log2 of its blocks (1), number of absent members (1), flags (1), zero (1) |
 //! | 24 | UUID of the array (16) |
 //! | 40 | generation: each record has the next number (8) |
 //! | 48 | sequence number of the superblock that the record belongs to (8) |
-//! | 56 | members that are away, 24 each, up to 8: slot (1), zero (7), left at (8), current below (8) |
+//! | 56 | absent members, 24 each, up to 8: slot (1), zero (7), left at (8), current below (8) |
 //! | 248 | one bit for each region: bit `r % 8` of byte `r / 8` |
 //!
 //! Flags: bit 0, the array stopped cleanly; bit 1, every region got a mark because another program had used the array.
@@ -37,7 +37,7 @@ const BITS_AT: usize = AWAY_AT + AWAY_MAX * AWAY_LEN;
 /// Maximum number of regions of an array.
 pub const REGIONS_MAX: u64 = (INTENT_LEN - BITS_AT) as u64 * 8;
 
-/// The record: which regions may differ, and how far members that are away are current.
+/// The record: which regions may differ, and how far absent members are current.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Intent {
     /// UUID of the array.
@@ -139,7 +139,7 @@ pub fn region_shift(num_blocks: u64, least: u64) -> u8 {
 }
 
 impl Intent {
-    /// The member of a slot, if it is away.
+    /// The member of a slot, if it is absent.
     #[must_use]
     pub fn away(&self, slot: u8) -> Option<&Away> {
         self.away.iter().find(|away| away.slot == slot)

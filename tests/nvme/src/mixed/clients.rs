@@ -42,7 +42,7 @@ pub(crate) fn stay(scene: &Scene, disk: Disk, turn: usize) -> Result<(), String>
     controller.shutdown().map_err(told("shutdown"))
 }
 
-/// Makes one visit after the other.
+/// Makes one visit after another.
 pub(crate) fn come_and_go(scene: &Scene, visitor: usize) -> Result<(), String> {
     let mut random = Random::new(visitor as u64);
     let mut visits = 0;

@@ -32,7 +32,7 @@ counts! {
     bytes_read: "bytes read",
     bytes_written: "bytes written",
     blocks_verified: "blocks verified",
-    refused: "I/O refused as the namespace was away",
+    refused: "I/O refused because the namespace was absent",
     connections: "connections",
     drops: "dropped with I/O on their way",
     resets: "controllers reset",

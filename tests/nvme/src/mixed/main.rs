@@ -6,8 +6,8 @@
 //! removes namespaces and disks; [`plugins`] loads and unloads plugins; [`calls`] makes RPC calls. [`memory`] samples
 //! the host's memory meanwhile.
 //!
-//! The run takes ten seconds, with `DRIVEBAY_SOAK` set half an hour, or as many seconds as `DRIVEBAY_MIXED_SECONDS`
-//! says.
+//! The run takes ten seconds, or half an hour if `DRIVEBAY_SOAK` is set. `DRIVEBAY_MIXED_SECONDS` sets another length,
+//! in seconds.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 

@@ -81,7 +81,7 @@ impl fmt::Display for Wrong {
 #[expect(dead_code, reason = "for its Debug")]
 enum Found {
     Zeroes,
-    /// A whole block of another place or time.
+    /// A whole block that belongs to another place, or that an earlier write left.
     Block {
         disk: u64,
         lba: u64,

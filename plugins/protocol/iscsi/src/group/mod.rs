@@ -454,7 +454,7 @@ impl State {
         }
     }
 
-    /// Drops the ending targets of which nothing is left.
+    /// Drops the ending targets that have no connection and no work left.
     fn end_targets(&mut self) {
         let is_over = |served: &Served| served.ending.is_some() && served.node.is_empty();
         let over: Vec<String> = self

@@ -399,7 +399,7 @@ impl<B: Backend> Node<B> {
         self.forget_waits(id);
     }
 
-    /// Drops the connections of which nothing is left.
+    /// Drops the connections that have ended and have no work left.
     fn sweep(&mut self) {
         for place in &mut self.links {
             if place.as_ref().is_some_and(|link| link.has_gone()) {

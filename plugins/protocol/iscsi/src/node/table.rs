@@ -32,7 +32,8 @@ pub(super) struct Entry<B> {
     pub(super) sent: u32,
     /// The task is aborted: it ends without a response when its I/Os have ended.
     pub(super) is_aborted: bool,
-    /// The task has ended. It is answered when the node has done the work that the task left.
+    /// The task has ended. The response is sent when the node has finished the work that the task
+    /// left to it.
     pub(super) waits_for_node: bool,
     /// Time of arrival, if there is a histogram.
     pub(super) began: Option<Instant>,

@@ -39,7 +39,11 @@ pub fn create_subsystem(
     let (min, max) = (*options.cntlids.start(), *options.cntlids.end());
     if min == 0 || min > max || max > 0xffef {
         let given = format!("{min} to {max}");
-        return Err(Error::invalid("min_cntlid, max_cntlid", given, "1 to 65519, in this order"));
+        return Err(Error::invalid(
+            "min_cntlid, max_cntlid",
+            given,
+            "1 to 65519, min_cntlid at most max_cntlid",
+        ));
     }
     let mut model = app.model.borrow_mut();
     if model.subsystems.contains_key(name) {

@@ -1,6 +1,6 @@
 //! Receives the data of capsules directly into its final place.
 //!
-//! A host that writes sends one capsule after the other, each with as much data as the last one. So the connection gets
+//! A host that writes sends one capsule after another, each with as much data as the last one. So the connection gets
 //! memory for about as many capsules as the last receive brought. The next receive is scattered: a header goes to the
 //! inbox, its data to the memory of a request, the next header behind the first, and so on. The rest goes to the inbox.
 //! Data of predicted capsules is not copied again. If something else arrives, all of it is put into the inbox in order,
