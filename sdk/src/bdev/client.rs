@@ -130,7 +130,12 @@ impl Channel {
         C: IoContext,
         F: Fn(C, IoResult) + Copy + 'static,
     {
-        const { assert!(size_of::<F>() == 0, "`done` may not capture: put it in the context") };
+        const {
+            assert!(
+                size_of::<F>() == 0,
+                "`done` must not capture anything: put what it needs into the context"
+            )
+        };
         let _ = done;
         let raw = context.into_raw();
         // SAFETY: `raw` was just made from the context.

@@ -1,4 +1,5 @@
-//! The frequencies of events. Each seed draws a mood, so that rare events come in storms.
+//! The frequencies of events. Each seed draws a mood (a kind of load), so that rare events come in
+//! storms.
 
 use crate::rng::Rng;
 use drivebay_plugin_api::*;

@@ -42,8 +42,7 @@ fn aio_room() -> Option<(u64, u64)> {
 
 fn no_room((used, max): (u64, u64)) -> String {
     format!(
-        "libaio has no room for {DEPTH} more operations: {used} of fs.aio-max-nr = {max} are taken; \
-         raise it (sysctl -w fs.aio-max-nr=1048576), or let the host use io_uring"
+        "libaio has no room for {DEPTH} more operations: {used} of fs.aio-max-nr = {max} are taken; raise that limit (sysctl -w fs.aio-max-nr=1048576), or let the host use io_uring"
     )
 }
 
@@ -97,8 +96,8 @@ impl Channel {
         }
     }
 
-    /// The error of an op that goes past the end of the file, where a write would lengthen the file: either the block does not exist, or
-    /// the file was made shorter. `None` when the op is within the file.
+    /// Refuses an op past the end of the file, because a write there would lengthen the file. The error tells whether the bdev never had
+    /// the block, or the file was made shorter. `None` when the op is within the file.
     fn refusal(&self, op: Op) -> Option<Status> {
         let (Op::Read(range) | Op::Write(range) | Op::Unmap(range) | Op::WriteZeroes(range)) = op
         else {

@@ -128,7 +128,9 @@ impl Controller {
                     Either::Left(result) => result,
                     Either::Right(()) => {
                         let sec = WAIT_LIMIT.as_secs();
-                        warn!("{name}: the back end did not complete its I/O in {sec} s; it fails");
+                        warn!(
+                            "{name}: the back end did not complete its I/O within {sec} s, so the I/O fails"
+                        );
                         self.link.fail();
                         gone.await
                     }

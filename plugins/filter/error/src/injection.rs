@@ -1,4 +1,4 @@
-//! The injections: which I/O they spoil, and how.
+//! The injections: which I/O they affect, and how.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,19 +18,19 @@ params! {
         nvme_sct: u32 = 0,
         /// NVMe status code (SC) for `nvme_failure`, 0 to 255.
         nvme_sc: u32 = 0,
-        /// Number of I/O to spoil.
+        /// Number of I/O to inject the error into.
         num: u32 = 1,
-        /// Spoils I/O only while the thread has at least this many I/O in flight to the base.
+        /// Injects the error only while the thread has at least this many I/O in flight to the base.
         queue_depth: u64 = 0,
         /// Byte that `corrupt_data` changes, counted from the start of the data of the I/O. Beyond the data, nothing changes.
         pub(crate) corrupt_offset: u64 = 0,
         /// Value that the byte is XORed with. For `corrupt_data`, 1 to 255.
         pub(crate) corrupt_value: u8 = 0,
-        /// First block of a range. Reads, writes and unmaps outside the range are not spoiled.
+        /// First block of a range. Reads, writes and unmaps outside the range get no error.
         lba: u64 = 0,
         /// Length of the range, in blocks. 0 = to the end of the bdev.
         num_blocks: u64 = 0,
-        /// Number of matching I/O that pass before the first one is spoiled.
+        /// Number of matching I/O that pass before the first one gets the error.
         skip: u64 = 0,
     }
 
@@ -153,7 +153,7 @@ impl Injections {
         }
     }
 
-    /// The injection that spoils an I/O, if any. When no injection is set, this costs one load.
+    /// The injection that affects an I/O, if any. When no injection is set, this costs one load.
     pub(crate) fn take(&self, op: Op, in_flight: u64) -> Option<Inject> {
         if !self.is_any.load(Ordering::Relaxed) {
             return None;

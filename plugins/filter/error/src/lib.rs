@@ -1,4 +1,5 @@
-//! `error`: passes I/O on to its base, except the I/O that the operator wants to spoil.
+//! `error`: passes I/O on to its base, except the I/O that the operator wants to fail, hold or
+//! change.
 #![forbid(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
@@ -56,7 +57,7 @@ fn start(app: &App) -> Result<()> {
     name_filters(app, "error");
     Method::immediate(
         "bdev_error_create",
-        "Creates a bdev that can spoil the I/O to its base (`bdev_error_inject_error`). Its name is EE_ and the name of the base.",
+        "Creates a bdev that can inject errors into the I/O to its base (`bdev_error_inject_error`). Its name is EE_ and the name of the base.",
         |app, params: Create| make_filter::<Faulty>(app, params).map(|_| true),
     )
     .describe(|method| method.result("true").error(-17, "exists", "The base already has an error bdev."))
@@ -124,7 +125,7 @@ struct Lane {
     pending: RefCell<IoQueue>,
 }
 
-/// The offset of the byte of a read to spoil, and what to XOR it with.
+/// The offset of the byte of a read to change, and what to XOR it with.
 type Spoil = (u64, u8);
 /// Length of a `Spoil`, which is kept with the I/O.
 const SPOIL_LEN: usize = size_of::<Spoil>();
@@ -160,7 +161,7 @@ impl Lane {
         }
     }
 
-    /// Writes a copy of the data with one byte spoiled. The client's own data does not change.
+    /// Writes a copy of the data with one byte changed. The client's own data does not change.
     fn write_spoiled(&self, io: BdevIo, (offset, value): Spoil) {
         let copy = u32::try_from(io.buffers().len()).ok().and_then(buf::get);
         let Some(mut copy) = copy else { return io.complete(Status::IO_ERROR) };
@@ -186,7 +187,7 @@ impl Lane {
     }
 }
 
-/// A write of spoiled data.
+/// A write of changed data.
 struct Write {
     copy: Buf,
     child: Child,

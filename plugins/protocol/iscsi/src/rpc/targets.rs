@@ -161,10 +161,7 @@ pub(super) fn add_lun(app: &Iscsi, params: AddLun) -> Result<()> {
             Ok(unit) => unit,
             Err(_) => {
                 (0..=LUN_MAX).find(|unit| !target.luns.contains_key(unit)).ok_or_else(|| {
-                    Error::new(
-                        errno::ENOSPC,
-                        "the target uses every LUN number; allowed: 0 to 16383",
-                    )
+                    Error::new(errno::ENOSPC, "the target has no free LUN: 0 to 16383 are in use")
                 })?
             }
         };

@@ -94,7 +94,7 @@ impl Service {
         let Some(target) = self.target(number) else { return gone() };
         self.tell(feature::HOTPLUG, event::TRANSPORT_RESET, number, event::REMOVED);
         let earlier = target.leaving.borrow_mut().replace(gone);
-        debug_assert!(earlier.is_none(), "target {number} goes once");
+        debug_assert!(earlier.is_none(), "target {number} is removed once");
         self.drop_if_left(&target);
     }
 
