@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// When the output is longer than this, [`Queue::submit`] sends it before it takes more, in bytes.
+/// Maximum length of waiting output, in bytes. When it is longer, [`Queue::submit`] first sends it.
 const MAX_OUT_LEN: usize = 1 << 20;
 
 /// The data of a request.

@@ -115,7 +115,7 @@ pub(super) fn leave_if_unused(id: u64) {
             // SAFETY: the same call as the plugin would make.
             unsafe { destruct_done(&raw const TABLE.0, id, 0) };
         } else {
-            assert_eq!(status, 1, "destruct returned another status than 0 or 1");
+            assert_eq!(status, 1, "destruct returned a status other than 0 or 1");
         }
     }
 }

@@ -59,7 +59,8 @@ fn a_port_in_use_is_said_so_and_nothing_is_left_behind() {
     drop(taken);
     target.call("nvmf_subsystem_add_listener", params.clone());
     connect(address).unwrap();
-    // The same listener a second time is another error than a port that another program uses.
+    // Adding the same listener twice gives a different error than adding a port that another
+    // program uses.
     let refused = target.refused("nvmf_subsystem_add_listener", params);
     assert!(refused.message.contains("already"), "{refused:?}");
 }

@@ -55,7 +55,7 @@ fn done_elsewhere(channel: &Channel, io: Io, status: i32) {
     let bdev = &channel.bdev;
     if !bdev.is_told_elsewhere.swap(true, Ordering::Relaxed) {
         tracing::error!(
-            "bdev {} ({}): its module completed an I/O on another thread than the one that submitted it. The bus sends this and \
+            "bdev {} ({}): its module completed an I/O on another thread, not on the one that submitted it. The bus sends this and \
              later ones to the right threads, which costs time",
             bdev.name,
             bdev.product,

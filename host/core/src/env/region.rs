@@ -223,7 +223,7 @@ pub fn import(owner: usize, fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result
     if len == 0 || !offset.is_multiple_of(page) || !len.is_multiple_of(page) {
         return Err(refuse(format!("{len} bytes at {offset} are not whole pages of {page} bytes")));
     }
-    let too_large = |_| refuse(format!("{len} bytes at {offset} are too large"));
+    let too_large = |_| refuse(format!("{len} bytes are too many for this machine's addresses"));
     let len = usize::try_from(len).map_err(too_large)?;
     let offset =
         libc::off_t::try_from(offset).map_err(|_| refuse("the offset is too large".into()))?;

@@ -214,7 +214,7 @@ impl Channel {
         self.sockets.activate(key);
     }
 
-    /// Handles the news of the tasks. Returns whether there was any.
+    /// Handles what the tasks reported. Returns whether there was any.
     fn hear(&mut self) -> bool {
         if !self.news.has_any.replace(false) {
             return false;

@@ -76,7 +76,7 @@ impl Bdev for LvolBdev {
     const BURSTS: bool = true;
 
     fn create(_: &App, _: NoParams) -> Result<Self> {
-        Err(Error::new(errno::EOPNOTSUPP, "volumes are made by bdev_lvol_create"))
+        Err(Error::new(errno::EOPNOTSUPP, "create volumes with bdev_lvol_create"))
     }
 
     fn name(&self) -> &str {

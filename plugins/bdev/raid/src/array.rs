@@ -174,7 +174,7 @@ impl Array {
         members.iter().find(|(_, member)| member.serial == serial).map(|(slot, _)| *slot)
     }
 
-    /// Before the start: how many members the array needs to start. After the start: how many it has.
+    /// How many members the array needs to start; after its start, how many members it has.
     pub(crate) fn num_operational(&self) -> usize {
         match (self.state.get(), &*self.superblock.borrow()) {
             (State::Configuring, Some(superblock)) => {

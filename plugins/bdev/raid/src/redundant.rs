@@ -35,7 +35,7 @@ impl Bdev for Redundant {
     const IO_STATE_LEN: usize = size_of::<Begun>();
 
     fn create(_: &App, _: NoParams) -> Result<Self> {
-        Err(Error::new(errno::EOPNOTSUPP, "arrays are made by bdev_raid_create"))
+        Err(Error::new(errno::EOPNOTSUPP, "create arrays with bdev_raid_create"))
     }
 
     fn name(&self) -> &str {

@@ -34,7 +34,7 @@ impl Bdev for Striped {
     const BURSTS: bool = true;
 
     fn create(_: &App, _: NoParams) -> Result<Self> {
-        Err(Error::new(errno::EOPNOTSUPP, "arrays are made by bdev_raid_create"))
+        Err(Error::new(errno::EOPNOTSUPP, "create arrays with bdev_raid_create"))
     }
 
     fn name(&self) -> &str {

@@ -224,7 +224,9 @@ impl Connection {
                 RecvFlags::CMSG_CLOEXEC,
             ) {
                 Ok(received) if received.bytes == 0 => {
-                    return Err(self.failed(format!("it closed the connection at {name}")));
+                    return Err(self.failed(format!(
+                        "it closed the connection before its answer to {name} was complete"
+                    )));
                 }
                 Ok(received) => rest = rest.get_mut(received.bytes..).unwrap_or_default(),
                 Err(rustix::io::Errno::INTR) => {}

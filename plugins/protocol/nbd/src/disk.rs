@@ -73,7 +73,7 @@ pub fn free_index() -> Result<u32> {
     let is_there = |index: &u32| Path::new(&device(*index)).exists();
     let is_free = |index: &u32| !registry.disks.borrow().contains_key(index) && !is_in_use(*index);
     (0..).take_while(is_there).find(is_free).ok_or_else(|| {
-        let message = "nbd device not found: no free /dev/nbdX; the kernel module nbd makes them";
+        let message = "nbd device not found: no free /dev/nbdX; the kernel module nbd creates them";
         Error::new(errno::ENODEV, message)
     })
 }

@@ -122,7 +122,7 @@ impl App {
     /// Creates the app's state. [`serve_with`](Self::serve_with) sets `server` later.
     ///
     /// # Errors
-    /// `EPERM` on another thread than the app thread.
+    /// `EPERM` when the thread is not the app thread.
     pub fn start() -> Result<Rc<Self>> {
         APP.get_or_init(|| Self {
             model: RefCell::default(),

@@ -350,7 +350,7 @@ impl Group for TcpGroup {
 }
 
 impl TcpGroup {
-    /// Closes a few of the sockets to close. Returns whether there were any.
+    /// Closes a few of the sockets that wait to be closed. Returns whether there were any.
     fn close_some(&mut self) -> bool {
         let begin = self.closing.len().saturating_sub(CLOSED_AT_ONCE);
         let mut did = false;

@@ -324,7 +324,7 @@ impl Device {
     fn interrupts(&self, count: u32) -> Result<Vec<RawFd>> {
         let mut state = lock(&self.state);
         if !state.interrupts.is_empty() {
-            return Err(Error::new(libc::EBUSY, "the interrupts were given before"));
+            return Err(Error::new(libc::EBUSY, "the interrupts of this device are taken already"));
         }
         let max = self.vectors();
         if !(1..=max).contains(&count) {

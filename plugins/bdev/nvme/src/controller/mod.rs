@@ -200,7 +200,7 @@ impl Controller {
         }
         let known = self.data();
         if (data.subnqn, data.sn) != (known.subnqn, known.sn) {
-            let why = format!("{} is another subsystem than that of {}", trid.target, self.name);
+            let why = format!("{} is not in the same subsystem as {}", trid.target, self.name);
             return Err(Error::new(errno::EINVAL, why));
         }
         if self.phase.get() == Phase::Deleting {

@@ -213,7 +213,10 @@ fn set_options(app: &Iscsi, params: params::SetOptions) -> Result<()> {
         ));
     }
     if !model.targets.is_empty() || !model.portal_groups.is_empty() {
-        return Err(Error::new(errno::EBUSY, "iscsi_set_options comes before groups and targets"));
+        return Err(Error::new(
+            errno::EBUSY,
+            "groups or targets exist; call iscsi_set_options before you create them",
+        ));
     }
     let (disabled, required) = (params.disable_chap, params.require_chap);
     let discovery_chap =
