@@ -272,7 +272,7 @@ impl Life {
         let owned = if has_failed { 0 } else { self.outside.core.owned(host) };
         for (count, what) in [
             (self.broker.references_to(number), "references of other plugins to it"),
-            (self.calls.count(number), "RPC calls in hand"),
+            (self.calls.count(number), "unanswered RPC calls"),
             (owned, "bdevs or open descriptors"),
         ] {
             if count > 0 {

@@ -331,7 +331,10 @@ impl<D: Disk> Store<D> {
         let _busy = self.begin(id, "resize")?;
         let mut blob = self.blob(id)?;
         if blob.flags.is_md_read_only() {
-            return Err(Error::new(errno::EPERM, "a read-only volume keeps its size"));
+            return Err(Error::new(
+                errno::EPERM,
+                "the size of a read-only volume cannot be changed",
+            ));
         }
         let (old, new) = (blob.map.len(), size_in_clusters(num_clusters)?);
         if old == new {

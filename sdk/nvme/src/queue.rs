@@ -260,7 +260,7 @@ impl Queue {
     /// Returns the next command that is done.
     ///
     /// # Errors
-    /// The connection failed, or none is done within the timeout.
+    /// The connection failed, or no request is done within the timeout.
     pub fn reap(&mut self) -> Result<Completed, Error> {
         self.poll(self.timeout)?.ok_or(Error::Timeout { what: "a completion" })
     }
@@ -315,7 +315,7 @@ impl Queue {
         }
     }
 
-    /// Handles the PDUs that have arrived, or exchanges bytes until one may have. Returns whether it handled any.
+    /// Handles the PDUs that have arrived, or exchanges bytes until one may have arrived. Returns whether it handled any.
     fn work(&mut self) -> Result<bool, Error> {
         let mut handled = false;
         let need = loop {

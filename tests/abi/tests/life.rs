@@ -215,7 +215,7 @@ fn a_plugin_in_use_is_not_unloaded_and_one_that_is_not_ends_and_may_come_again()
     let unload = |host: &TestHost| host.call("plugin_unload", r#"{"name":"probe"}"#);
     let (code, message) = unload(&host).unwrap_err();
     assert_eq!(code, i64::from(-libc::EBUSY));
-    assert!(message.contains("has 1 RPC calls in hand"), "{message}");
+    assert!(message.contains("has 1 unanswered RPC calls"), "{message}");
 
     // The plugin answers the held call twice. The first answer counts. Then it answers this call.
     let error = host.call("let_go", "{}").unwrap_err();

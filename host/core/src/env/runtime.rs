@@ -16,7 +16,10 @@ pub fn folder() -> Result<PathBuf> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(|error| {
         Error::new(
             error.raw_os_error().unwrap_or(libc::EIO),
-            format!("runtime folder {}: {error}; set DRIVEBAY_RUNTIME to another", path.display()),
+            format!(
+                "runtime folder {}: {error}; set DRIVEBAY_RUNTIME to another folder",
+                path.display()
+            ),
         )
     })?;
     check(&path, own_uid())?;
@@ -25,8 +28,10 @@ pub fn folder() -> Result<PathBuf> {
 
 fn check(path: &Path, own: u32) -> Result<()> {
     let refused = |what: &str| {
-        let message =
-            format!("runtime folder {} {what}; set DRIVEBAY_RUNTIME to another", path.display());
+        let message = format!(
+            "runtime folder {} {what}; set DRIVEBAY_RUNTIME to another folder",
+            path.display()
+        );
         Err(Error::new(libc::EPERM, message))
     };
     let itself = fs::symlink_metadata(path)?;

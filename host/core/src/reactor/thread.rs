@@ -348,7 +348,7 @@ pub fn set_cpumask(thread: u64, cpumask: CpuSet) -> Result<()> {
     Ok(())
 }
 
-/// Ends the current thread after the first round at whose end it has no pollers, channels or
+/// Ends the current thread at the end of a round, as soon as it has no pollers, channels or
 /// messages.
 pub fn exit_current() {
     with_current(|thread| thread.exiting.set(true));

@@ -79,7 +79,7 @@ impl Connection {
             _ => self.ask_number(&Request::GetProtocolFeatures)?,
         };
         if offered & protocol::CONFIG == 0 {
-            return Err(self.failed("the back end does not tell the size of its disk (CONFIG)"));
+            return Err(self.failed("the back end does not report the size of its disk (CONFIG)"));
         }
         self.protocol = offered & PROTOCOL;
         self.tell(&Request::SetProtocolFeatures(self.protocol), &[])?;

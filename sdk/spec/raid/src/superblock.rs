@@ -97,7 +97,7 @@ pub struct Member {
     pub slot: u8,
 }
 
-/// A superblock whose every field is in range.
+/// A superblock with every field in its range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Superblock {
     /// Kept as they were read.

@@ -165,7 +165,7 @@ fn longest_of(bench: &Bench, snapshots: usize) -> Result<f64, String> {
     let output = running.wait_with_output().map_err(|error| format!("drivebay perf: {error}"))?;
     let report = report(&String::from_utf8_lossy(&output.stdout))?;
     let longest = report.pointer("/total/latency_us/max").and_then(Value::as_f64);
-    longest.ok_or_else(|| "drivebay perf told no longest I/O".to_owned())
+    longest.ok_or_else(|| "drivebay perf reported no longest I/O".to_owned())
 }
 
 fn take_snapshots(socket: &Path, count: usize) -> Result<(), String> {

@@ -87,7 +87,7 @@ fn begin_listening(app: &App, address: &Address) -> Result<()> {
     Ok(())
 }
 
-/// Removes a listener from a subsystem and ends the queues that came there.
+/// Removes a listener from a subsystem and ends the queues that were accepted there.
 ///
 /// # Errors
 /// `ENODEV` without the subsystem, `ENOENT` without the listener.

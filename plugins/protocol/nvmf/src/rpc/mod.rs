@@ -70,7 +70,7 @@ pub fn register(here: &drivebay_sdk::App) -> Result<()> {
         .describe(gives(DONE, &[NO_SUBSYSTEM, IN_SUBSYSTEM, ADDRESS_IN_USE, NO_ADDRESS])),
         later(
             "nvmf_subsystem_remove_listener",
-            "Stops listening at an address, and ends the connections that came there.",
+            "Stops listening at an address, and ends the connections that were accepted there.",
             remove_listener,
         )
         .describe(gives(DONE, &[NO_SUBSYSTEM, MISSING])),
