@@ -7,7 +7,7 @@ use std::path::PathBuf;
 /// Flags of `drivebay plugin new`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
-C has bdev and filter. Without --sdk, a Rust project uses the SDK beside this program, and a C project gets copies of its headers.
+In C there are templates for the kinds bdev and filter. Without --sdk, a Rust project uses the SDK beside this program, and a C project gets copies of its headers.
 example: drivebay plugin new acme --kind bdev --lang c && cd acme && ./check")]
 pub struct New {
     /// Name of the plugin: a-z, 0-9 and _

@@ -280,8 +280,8 @@ impl<'a> Buffers<'a> {
 }
 
 impl BdevIo {
-    /// Tells the host that a device may access the buffers until the I/O is completed. The host does not reuse the buffers before, even if
-    /// the plugin panics.
+    /// Tells the host that a device may access the buffers until the I/O is completed. Until then, the host does not reuse the buffers,
+    /// even if the plugin panics.
     #[inline]
     pub fn lend_to_device(&self) {
         self.hold_by_device();

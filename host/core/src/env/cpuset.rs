@@ -71,7 +71,7 @@ impl CpuSet {
     fn from_cores(mut cores: Vec<usize>) -> Result<Self> {
         cores.sort_unstable();
         cores.dedup();
-        if cores.is_empty() { Err(bad("it names no core")) } else { Ok(Self { cores }) }
+        if cores.is_empty() { Err(bad("it contains no core")) } else { Ok(Self { cores }) }
     }
 }
 

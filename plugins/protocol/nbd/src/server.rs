@@ -112,7 +112,7 @@ impl Poll for Acceptor {
             let handed =
                 registry::on_a_thread(move |share, weight| share.begin(stream, catalog, weight));
             if let Err(error) = handed {
-                tracing::warn!("an NBD client is turned away: {error}");
+                tracing::warn!("an NBD client is refused: {error}");
             }
         }
         has_come

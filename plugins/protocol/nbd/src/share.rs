@@ -71,9 +71,7 @@ impl Share {
     /// Negotiates with a client, then serves it.
     pub fn begin(&self, mut stream: Stream, catalog: Arc<Catalog>, weight: Weight) {
         if self.num_negotiating.get() == NEGOTIATING_MAX {
-            return tracing::warn!(
-                "an NBD client is turned away: {NEGOTIATING_MAX} others negotiate"
-            );
+            return tracing::warn!("an NBD client is refused: {NEGOTIATING_MAX} others negotiate");
         }
         let place = Negotiating::enter(&self.num_negotiating);
         let serving = Rc::clone(&self.serving);
@@ -90,7 +88,7 @@ impl Share {
         };
         match task::spawn("negotiate", logged) {
             Ok(task) => task.detach(),
-            Err(error) => tracing::warn!("an NBD client is turned away: {error}"),
+            Err(error) => tracing::warn!("an NBD client is refused: {error}"),
         }
     }
 

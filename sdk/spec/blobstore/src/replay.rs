@@ -89,13 +89,13 @@ impl fmt::Display for Note {
             Self::SnapshotKept(id) => {
                 write!(
                     f,
-                    "blob {id}: an interrupted snapshot or deletion ends with the snapshot kept"
+                    "blob {id}: a snapshot or deletion was interrupted, and the snapshot is kept"
                 )
             }
             Self::SnapshotDropped(id) => {
                 write!(
                     f,
-                    "blob {id}: an interrupted snapshot or deletion ends with the snapshot gone"
+                    "blob {id}: a snapshot or deletion was interrupted, and the snapshot is removed"
                 )
             }
         }

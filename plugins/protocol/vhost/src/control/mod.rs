@@ -248,7 +248,7 @@ impl Control {
         } else if let Some((controller, stream)) = self.accept(key)
             && let Err(error) = self.begin(&controller, stream)
         {
-            tracing::warn!("vhost controller {controller}: a VMM is turned away: {error}");
+            tracing::warn!("vhost controller {controller}: a VMM is refused: {error}");
         }
     }
 
