@@ -269,7 +269,7 @@ impl Channel {
         }
         let silent_ns = now_ns.saturating_sub(self.heard_ns);
         if silent_ns > 2 * SILENCE_NS {
-            self.lose("the target is silent");
+            self.lose("the target does not answer");
         } else if silent_ns > SILENCE_NS && self.pinged_ns != self.heard_ns {
             self.pinged_ns = self.heard_ns;
             session.ping();

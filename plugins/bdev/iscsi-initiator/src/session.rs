@@ -101,7 +101,7 @@ pub struct Session<R> {
     framing: Framing,
     inbox: Inbox,
     outbox: Outbox,
-    /// Where each answer to a ping that was not sent yet ends in the outbox: [`Outbox::end`].
+    /// Answers to pings that wait in the outbox: the end of each one, from [`Outbox::end`].
     pings: VecDeque<u64>,
     cmd_sn: u32,
     max_cmd_sn: u32,

@@ -109,7 +109,11 @@ impl NewArray {
         match (self.level.has_strips(), self.strip_size_kb) {
             (false, 0) => {}
             (false, given) => {
-                return Err(Error::invalid("strip_size_kb", given, "0, as raid1 has no strips"));
+                return Err(Error::invalid(
+                    "strip_size_kb",
+                    given,
+                    "0, because raid1 has no strips",
+                ));
             }
             (true, given) if !given.is_power_of_two() => {
                 return Err(Error::invalid("strip_size_kb", given, "a power of two"));

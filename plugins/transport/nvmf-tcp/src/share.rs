@@ -51,7 +51,7 @@ pub(crate) struct Taken {
 }
 
 impl Shares {
-    /// The shares of one of `groups` groups, which use the same pools.
+    /// Creates the shares of one group, when `groups` groups use the same pools.
     pub(crate) fn new(groups: u32, pools: [Pool; 2]) -> Self {
         let part = |pool: Pool| {
             let count = u32::try_from(pool.count).unwrap_or(u32::MAX);
