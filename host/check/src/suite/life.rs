@@ -165,8 +165,8 @@ pub(super) fn again(rig: &mut Rig<'_>) -> Verdict {
     series.verdict("bdevs, created and deleted,")
 }
 
-/// Submits as many I/Os as the guard can keep completed requests, so that the guard's memory grows no further
-/// during the measurement. Earlier checks may have filled it already.
+/// Submits I/Os until the guard keeps its maximum number of completed requests, so that the guard's memory
+/// does not grow during the measurement. Earlier checks may have filled it already.
 fn fill_the_guard(rig: &mut Rig<'_>) -> Verdict {
     let made = rig.make()?;
     let channel = channel(&made, rig.lane())?;

@@ -23,9 +23,9 @@ use drivebay_plugin_api::*;
 pub enum Claim {
     /// Only the holder may write.
     ExclWrite,
-    /// Many may read; only the holder may write.
+    /// Many descriptors may read; only the holder may write.
     ReadManyWriteOne,
-    /// Many may read; nobody may write.
+    /// Many descriptors may read; none may write.
     ReadManyWriteNone,
     /// All holders have the same key and may write.
     ReadManyWriteShared,

@@ -419,7 +419,7 @@ impl Bdev {
         self.num_blocks.load(Ordering::Relaxed)
     }
 
-    /// Whether an I/O may end at block `last`. None may once the removal has begun.
+    /// Whether an I/O may end at block `last`. Always false once the removal has begun.
     #[inline]
     pub(super) fn reaches(&self, last: u64) -> bool {
         last < self.reach.load(Ordering::Relaxed)

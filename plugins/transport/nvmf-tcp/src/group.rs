@@ -538,7 +538,7 @@ impl Served {
         self.hang_up(epoll, closing);
     }
 
-    /// Ends a connection: gives all memory back and reports the end to the target. One of the next rounds closes the socket.
+    /// Ends a connection: releases all memory and reports the end to the target. One of the next rounds closes the socket.
     fn hang_up(&mut self, epoll: &OwnedFd, closing: &mut Vec<TcpStream>) {
         self.place = None;
         let Some(stream) = self.socket.close() else { return };

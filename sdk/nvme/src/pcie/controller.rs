@@ -11,7 +11,7 @@ const ACQ: usize = 0x30;
 const DOORBELLS: usize = 0x1000;
 /// Unit of CAP.TO, in nanoseconds.
 const TIMEOUT_UNIT_NS: u64 = 500_000_000;
-/// The least time that a controller gets to shut down, in nanoseconds.
+/// Minimum time that a controller gets to shut down, in nanoseconds.
 const SHUTDOWN_NS: u64 = 10_000_000_000;
 
 /// The memory of the admin queues, for the controller.

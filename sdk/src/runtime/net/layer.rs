@@ -71,7 +71,7 @@ pub trait Layer: fmt::Debug + Send + 'static {
     /// Sends the bytes that the layer has. Returns whether none are left.
     ///
     /// # Errors
-    /// As `read`, except `WouldBlock`.
+    /// The errors of `read`, except `WouldBlock`.
     fn flush(&mut self, socket: &mut Socket) -> io::Result<bool>;
 
     /// Whether the layer has bytes for the user. The descriptor does not report these.

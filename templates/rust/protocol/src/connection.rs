@@ -150,7 +150,8 @@ impl Connection {
         shared.in_flight < DEPTH && shared.outbox.len() < OUTBOX_MAX
     }
 
-    /// Sends what the socket accepts. If data is left, asks the epoll to report when the socket accepts more.
+    /// Sends what the socket accepts. If data is left, makes the epoll descriptor report when the socket
+    /// accepts more.
     fn send(&mut self, epoll: &OwnedFd) -> bool {
         let mut shared = self.shared.borrow_mut();
         let Some(stream) = &mut self.stream else { return false };

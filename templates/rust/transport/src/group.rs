@@ -199,7 +199,7 @@ impl Lane {
         false
     }
 
-    /// Sends what the socket accepts. If data is left, asks the epoll to report when the socket accepts more.
+    /// Sends what the socket accepts. If data is left, makes the epoll descriptor report when the socket accepts more.
     fn send(&mut self, epoll: &OwnedFd, key: usize) -> bool {
         let Some(stream) = &mut self.stream else { return false };
         let sent = match self.outbox.is_empty() {

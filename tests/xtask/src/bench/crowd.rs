@@ -1,5 +1,5 @@
-//! The cost of round trips over many connections that any server on this machine has. In place of a target, a program
-//! asks one epoll, receives and sends. This is the floor of `growth`.
+//! The cost of round trips over many connections that any server on this machine has. A program that only polls one
+//! epoll descriptor, receives and sends takes the place of the target. This is the floor of `growth`.
 
 use super::echo::{CORES, READ, line, read};
 use super::process::Running;

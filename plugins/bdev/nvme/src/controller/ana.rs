@@ -22,7 +22,7 @@ const _: () = assert!(HEADER_LEN as usize == AnaHeader::LEN && GROUP_LEN as usiz
 const LOG_LEN_MAX: u32 = 1 << 20;
 /// Maximum number of namespaces in the log. The length of the log that is read depends on it.
 const NAMESPACES_MAX: u32 = 4096;
-/// The least time between two reads of the log that channels ask for.
+/// Minimum time between two reads of the log that channels ask for.
 const DOUBT_DELAY: Duration = Duration::from_millis(100);
 /// How long to wait before the log is read again after a read has failed.
 const RETRY_DELAY: Duration = Duration::from_secs(1);

@@ -1,6 +1,7 @@
 //! The targets of one thread: their nodes, the sockets of their sessions, and one epoll.
 //!
-//! A target lives on one thread, and so do all connections of its sessions. Each round asks the epoll once, handles what the sockets
+//! A target lives on one thread, and so do all connections of its sessions. Each round polls the epoll descriptor once, handles what
+//! the sockets
 //! received, and sends what is ready. The thread sleeps when there is nothing to do.
 
 pub mod bdevs;
