@@ -87,7 +87,7 @@ fn with_warn_a_missing_signature_passes_and_a_bad_one_does_not() {
     let file = probe(&host, "p.so", "1.0.0");
     signature::sign(&file, &operator.key).unwrap();
     probe(&host, "p.so", "1.0.1");
-    refused(&host, "not one of the key acme over this file");
+    refused(&host, "was not made for this file by the key acme");
     fs::remove_file(signature::sidecar_path(&file)).unwrap();
     host.manager.load("probe").unwrap();
 }
@@ -104,7 +104,7 @@ fn the_copy_that_is_loaded_is_the_one_that_was_verified() {
     let evil = tempfile::tempdir().unwrap();
     let other = common::build("probe", evil.path(), "e.so", &[("VERSION", &text("6.6.6"))]);
     fs::rename(other, &good).unwrap();
-    refused(&host, "not one of the key acme over this file");
+    refused(&host, "was not made for this file by the key acme");
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn a_swapped_symlink_changes_nothing() {
     // The check also works by path, when the path is that of the link.
     fs::copy(signature::sidecar_path(&good), signature::sidecar_path(&link)).unwrap();
     let error = host.manager.load(link.to_str().unwrap()).unwrap_err();
-    assert!(error.message().contains("not one of the key acme"), "{error}");
+    assert!(error.message().contains("was not made for this file by the key acme"), "{error}");
     point_to(&good);
     host.manager.load(link.to_str().unwrap()).unwrap();
 }

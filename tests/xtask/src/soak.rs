@@ -65,7 +65,8 @@ const PARTS: &[Part] = &[
     },
     Part {
         name: "guests",
-        what: "every test in a guest except the power cuts; some run only here: iSCSI units that come and go, dm-multipath, packed rings, ext4 on thin volumes",
+        what: "every test in a guest except the power cuts; some run only here: iSCSI units that come and go, dm-multipath, \
+               packed rings, ext4 on thin volumes",
         command: guests,
     },
     Part {

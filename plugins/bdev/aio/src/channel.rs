@@ -42,7 +42,8 @@ fn aio_room() -> Option<(u64, u64)> {
 
 fn no_room((used, max): (u64, u64)) -> String {
     format!(
-        "libaio has no room for {DEPTH} more operations: {used} of fs.aio-max-nr = {max} are taken; raise that limit (sysctl -w fs.aio-max-nr=1048576), or let the host use io_uring"
+        "libaio has no room for {DEPTH} more operations: {used} of fs.aio-max-nr = {max} are taken; \
+         raise that limit (sysctl -w fs.aio-max-nr=1048576), or let the host use io_uring"
     )
 }
 
