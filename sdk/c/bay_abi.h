@@ -197,7 +197,7 @@ extern "C" {
 #define BAY_NVMF_XFER_ZEROES 3u
 /** Flag of `bay_nvmf_transport_ops`: the fabric supports `BAY_NVMF_XFER_ZEROES`. */
 #define BAY_NVMF_TRANSPORT_ZEROES 1u
-/** Region state: devices reach the region at its `iova`. */
+/** Region state: open devices can access the region, at its `iova`. */
 #define BAY_REGION_DMA 16u
 
 /* Ids of interfaces */
@@ -434,8 +434,8 @@ typedef struct bay_io *bay_client_io_derive_part_fn(const struct bay_host *host,
  */
 typedef void bay_client_submit_fn(const struct bay_host *host, struct bay_io *io, bay_io_cb_fn *cb, void *arg);
 
-/** Removes and returns the oldest range of lost blocks that this descriptor has not been told of yet. 0, or
- *  -ENOENT when there is none. `[thread of the open]`
+/** Removes and returns the oldest range of lost blocks that this descriptor has not returned yet. 0, or -ENOENT when there is none.
+ *  `[thread of the open]`
  */
 typedef int32_t bay_client_media_fn(const struct bay_host *host, uint64_t desc, uint64_t *lba, uint64_t *nblocks);
 
@@ -728,10 +728,15 @@ typedef void bay_nvmf_connected_fn(void *conn, uint16_t qid, uint16_t sqsize, ui
 /** Gets one device of a list. The texts in `info` are valid for the call. `[thread of the list]` */
 typedef void bay_pci_found_fn(void *ctx, const struct bay_pci_info *info);
 
-/** Lists the PCI devices of the machine, in the order of their addresses. It reads files, so it is not for the data path. `[any thread]` */
+/** Lists the PCI devices of the machine, sorted by address. It reads files, so do not call it on the data path. `[any thread]` */
 typedef int32_t bay_pci_list_fn(const struct bay_host *host, bay_pci_found_fn *found, void *ctx);
 
-/** Opens a device that is bound to vfio-pci, and stores its handle. The kernel resets the device, and bus mastering is off. When the call fails, `why` (may be NULL) gets a text for the operator. The plugin has the device until it calls `close` or ends. The call may take 100 ms and more, so call it on a worker. -EINVAL: not an address, -ENODEV: no such device, -ENXIO: not bound to vfio-pci, or no IOMMU, -EBUSY: in use, -EACCES: no permission, -ENOMEM: no memory to lock. `[any thread]` */
+/** Opens a device that is bound to vfio-pci, and stores its handle. The kernel resets the device. Bus mastering is off until
+ *  `set_master`. When the call fails, it writes to `why` (may be NULL) what the operator can do. The device stays open until the
+ *  plugin calls `close` or ends. The call may take more than 100 ms, so make it on a worker. -EINVAL: not an address, -ENODEV: no such
+ *  device, -ENXIO: not bound to vfio-pci, or no IOMMU, -EBUSY: in use, -EACCES: no permission, -ENOMEM: no memory to lock.
+ *  `[any thread]`
+ */
 typedef int32_t bay_pci_open_fn(const struct bay_host *host, struct bay_str address, const struct bay_sink *why, uint64_t *device);
 
 /** Closes a device. The host switches bus mastering off first, then unmaps the BARs. `[any thread]` */
@@ -740,25 +745,40 @@ typedef int32_t bay_pci_close_fn(const struct bay_host *host, uint64_t device);
 /** Reads or writes `len` bytes (1, 2 or 4) of configuration space at `offset`. -EINVAL: beyond its end, -EIO: the device is gone. `[any thread]` */
 typedef int32_t bay_pci_config_fn(const struct bay_host *host, uint64_t device, uint32_t offset, uint32_t *value, uint32_t len);
 
-/** Maps a base address register (0 to 5). The mapping stays until `close`. Reads of a device that is gone return all ones. -EINVAL: the device has no such memory. `[any thread]` */
+/** Maps a base address register (0 to 5). The mapping stays until `close`. When the device is gone, reads return all ones. -EINVAL:
+ *  the device has no such memory. `[any thread]`
+ */
 typedef int32_t bay_pci_bar_fn(const struct bay_host *host, uint64_t device, uint32_t index, void **addr, uint64_t *len);
 
-/** Lets the device read and write memory (`on` 1), or stops it (`on` 0): when the call returns, the device has no access. -EIO: the device is gone. `[any thread]` */
+/** Switches bus mastering on (`on` 1) or off (`on` 0). While it is on, the device can access all memory that the host handed out for
+ *  devices. When a call with `on` 0 returns, the device has no access to memory. -EIO: the device is gone. `[any thread]`
+ */
 typedef int32_t bay_pci_set_master_fn(const struct bay_host *host, uint64_t device, uint32_t on);
 
-/** Resets the device and switches bus mastering off. The call may take 100 ms, so call it on a worker. -EOPNOTSUPP: the kernel cannot reset it, -EIO: the device is gone. `[any thread]` */
+/** Resets the device and switches bus mastering off. The call may take 100 ms, so make it on a worker. -EOPNOTSUPP: the kernel cannot
+ *  reset it, -EIO: the device is gone. `[any thread]`
+ */
 typedef int32_t bay_pci_reset_fn(const struct bay_host *host, uint64_t device);
 
 /** Stores the number of MSI-X vectors of the device; 0 = none. `[any thread]` */
 typedef int32_t bay_pci_vectors_fn(const struct bay_host *host, uint64_t device, uint32_t *count);
 
-/** Makes an eventfd for each of the first `count` MSI-X vectors and stores them in `fds`. The host owns them, and keeps them open until `close`. A plugin may call this once for each device. `[any thread]` */
+/** Creates an eventfd for each of the first `count` MSI-X vectors and stores the eventfds in `fds`. The host owns the eventfds and
+ *  keeps them open until `close`. A plugin may call this only once for each device. `[any thread]`
+ */
 typedef int32_t bay_pci_interrupts_fn(const struct bay_host *host, uint64_t device, uint32_t count, int32_t *fds);
 
-/** Stores an eventfd that becomes readable when the kernel wants the device back, because somebody pulls it out or unbinds it. The plugin then ends its I/O and closes the device soon, because the kernel waits for that. The host owns the eventfd, and keeps it open until `close`. -EOPNOTSUPP: the kernel does not report that. `[any thread]` */
+/** Stores an eventfd that becomes readable when the kernel wants the device back, because somebody pulls the device out or unbinds it.
+ *  The kernel waits until the device is closed, so the plugin must then end its I/O and call `close` soon. The host owns the eventfd
+ *  and keeps it open until `close`. -EOPNOTSUPP: the kernel does not report this for the device. `[any thread]`
+ */
 typedef int32_t bay_pci_removal_fd_fn(const struct bay_host *host, uint64_t device, int32_t *fd);
 
-/** Lets devices reach a DMA region of the host until the region is freed. While a device is open, the region has `BAY_REGION_DMA` set, and its `iova` is valid. Devices reach the buffers of the pools without this call. The call locks the memory, which may take long, so it is not for the data path. -EINVAL: not a DMA region of the host, -ENOMEM: more than may be locked. `[any thread]` */
+/** Lets devices access a DMA region of the host until the region is freed. While a device is open, the region has `BAY_REGION_DMA`
+ *  set, and its `iova` is valid. Devices can access the buffers of the pools without this call. The call locks the memory, which may
+ *  take long, so do not make it on the data path. -EINVAL: not a DMA region of the host, -ENOMEM: the limit of locked memory is
+ *  reached. `[any thread]`
+ */
 typedef int32_t bay_pci_share_fn(const struct bay_host *host, uint32_t region, const struct bay_sink *why);
 
 /* Tables and requests */
@@ -1380,7 +1400,7 @@ struct bay_region {
     void *addr;
     /** Length in bytes. */
     uint64_t len;
-    /** Where devices see the first byte, while `state` has `BAY_REGION_DMA`. */
+    /** Address of the first byte for devices. Valid only while `state` has `BAY_REGION_DMA`. */
     uint64_t iova;
     /** `BAY_REGION_*`; 0 = no region. */
     uint32_t state;
@@ -1611,7 +1631,7 @@ struct bay_nvmf_target_api {
     bay_nvmf_disconnected_fn *disconnected;
 };
 
-/** What sysfs says about a PCI device.
+/** Describes a PCI device, as sysfs lists it.
  *  Open: grows at its end.
  */
 struct bay_pci_info {
@@ -1655,7 +1675,7 @@ struct bay_pci_api {
     bay_pci_close_fn *close;
     /** Reads configuration space. */
     bay_pci_config_fn *config_read;
-    /** Writes configuration space. Only `set_master` changes the bit for bus mastering; this call leaves it as it is. */
+    /** Writes configuration space, except the bit for bus mastering, which only `set_master` changes. */
     bay_pci_config_fn *config_write;
     /** Maps a BAR. */
     bay_pci_bar_fn *bar;
@@ -1665,11 +1685,11 @@ struct bay_pci_api {
     bay_pci_reset_fn *reset;
     /** Counts the MSI-X vectors of a device. */
     bay_pci_vectors_fn *vectors;
-    /** Makes eventfds for MSI-X vectors. */
+    /** Creates eventfds for MSI-X vectors. */
     bay_pci_interrupts_fn *interrupts;
-    /** Makes the eventfd that says when the kernel wants the device back. */
+    /** Creates the eventfd that becomes readable when the kernel wants the device back. */
     bay_pci_removal_fd_fn *removal_fd;
-    /** Lets devices reach a memory region. */
+    /** Lets devices access a memory region. */
     bay_pci_share_fn *share;
 };
 
