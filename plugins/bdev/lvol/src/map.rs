@@ -135,6 +135,13 @@ impl Shared {
         Arc::clone(&self.map.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Stores the current map with its generation.
+    #[cold]
+    pub(crate) fn load_into(&self, map: &mut (u32, Arc<Map>)) {
+        let generation = self.generation();
+        *map = (generation, self.map());
+    }
+
     /// Changes whenever the map is replaced.
     #[inline]
     pub(crate) fn generation(&self) -> u32 {

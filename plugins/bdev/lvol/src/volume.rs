@@ -113,6 +113,10 @@ impl Bdev for LvolBdev {
             id: self.id,
             store_uuid: self.store_uuid.clone(),
             blocks_per_cluster: self.blocks_per_cluster,
+            cluster_shift: self
+                .blocks_per_cluster
+                .is_power_of_two()
+                .then(|| self.blocks_per_cluster.trailing_zeros()),
             base: RefCell::new(Some(self.base.channel()?)),
             external: RefCell::new(external),
             external_blocks,
@@ -165,6 +169,7 @@ pub(crate) struct ThreadState {
     pub(crate) id: BlobId,
     pub(crate) store_uuid: String,
     pub(crate) blocks_per_cluster: u64,
+    cluster_shift: Option<u32>,
     pub(crate) base: RefCell<Option<Base>>,
     pub(crate) base_unmaps: bool,
     external: RefCell<Option<Base>>,
@@ -186,36 +191,69 @@ struct Waiting {
 }
 
 impl ThreadState {
+    #[inline]
     fn submit(self: &Rc<Self>, own: &Resident<Self>, io: BdevIo) {
         let (range, is_read) = match io.op() {
             Op::Read(range) => (range, true),
             Op::Write(range) => (range, false),
-            Op::WriteZeroes(range) => return self.begin_write_zeroes(own, io, range),
-            Op::Unmap(range) => return self.unmap(own, io, range),
-            Op::Flush => return self.pass(io, 0),
-            _ => return io.complete(Status::NOT_SUPPORTED),
+            _ => return self.submit_other(own, io),
         };
-        let index = range.lba / self.blocks_per_cluster;
+        let index = self.cluster_of(range.lba);
         match self.entry(index) {
             Entry::Own(cluster) => self.pass_to_cluster(io, index, cluster),
             Entry::Inherited(cluster) if is_read => self.pass_to_cluster(io, index, cluster),
-            Entry::Zero if is_read => {
+            entry => self.submit_elsewhere(own, io, range, entry),
+        }
+    }
+
+    #[inline(never)]
+    fn submit_other(self: &Rc<Self>, own: &Resident<Self>, io: BdevIo) {
+        match io.op() {
+            Op::WriteZeroes(range) => self.begin_write_zeroes(own, io, range),
+            Op::Unmap(range) => self.unmap(own, io, range),
+            Op::Flush => self.pass(io, 0),
+            _ => io.complete(Status::NOT_SUPPORTED),
+        }
+    }
+
+    /// Handles a read or write of a cluster that the base does not have, or must not change.
+    #[inline(never)]
+    fn submit_elsewhere(
+        self: &Rc<Self>,
+        own: &Resident<Self>,
+        io: BdevIo,
+        range: Range,
+        entry: Entry,
+    ) {
+        let index = range.lba / self.blocks_per_cluster;
+        match (entry, io.op()) {
+            (Entry::Zero, Op::Read(_)) => {
                 io.buffers().zero();
                 io.complete(Status::SUCCESS);
             }
-            Entry::External if is_read => self.read_external(own, io, range, index),
-            Entry::Changing => self.wait(own, index, Ask::Settled, |waiting| waiting.ios.push(io)),
+            (Entry::External, Op::Read(_)) => self.read_external(own, io, range, index),
+            (Entry::Changing, _) => {
+                self.wait(own, index, Ask::Settled, |waiting| waiting.ios.push(io));
+            }
             _ => self.wait(own, index, Ask::Cluster, |waiting| waiting.ios.push(io)),
+        }
+    }
+
+    /// The cluster of a block. A shift takes less time than a division, and nearly all stores have clusters of 2^n blocks.
+    #[inline]
+    fn cluster_of(&self, lba: u64) -> u64 {
+        match self.cluster_shift {
+            Some(shift) => lba >> shift,
+            None => lba / self.blocks_per_cluster,
         }
     }
 
     /// Looks a cluster up in the map of the volume.
     #[inline]
     pub(crate) fn entry(&self, index: u64) -> Entry {
-        let generation = self.shared.generation();
         let mut map = self.map.borrow_mut();
-        if map.0 != generation {
-            *map = (generation, self.shared.map());
+        if map.0 != self.shared.generation() {
+            self.shared.load_into(&mut map);
         }
         map.1.get(index)
     }
@@ -225,13 +263,15 @@ impl ThreadState {
         self.shared.map()
     }
 
-    #[inline]
+    #[expect(clippy::inline_always, reason = "a call costs 14 instructions per I/O")]
+    #[inline(always)]
     fn pass_to_cluster(&self, io: BdevIo, index: u64, cluster: u64) {
         let offset = cluster.wrapping_sub(index).wrapping_mul(self.blocks_per_cluster);
         self.pass(io, offset);
     }
 
-    #[inline]
+    #[expect(clippy::inline_always, reason = "a call costs 14 instructions per I/O")]
+    #[inline(always)]
     fn pass(&self, io: BdevIo, offset: u64) {
         match &*self.base.borrow() {
             Some(base) => base.pass_at_offset(io, offset),
