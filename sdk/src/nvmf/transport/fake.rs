@@ -1,6 +1,7 @@
 //! A target for the tests of fabrics. It keeps the requests that it is lent.
 #![expect(unsafe_code, reason = "acts as the target, which fabrics know by pointers")]
 
+use super::qpair::Link;
 use super::{Qpair, Request};
 use drivebay_plugin_api::bay_nvmf_req;
 use std::cell::{Cell, RefCell};
@@ -41,7 +42,7 @@ impl<B: 'static> FakeTarget<B> {
             disconnected: disconnected::<B>,
             raw: ptr::null_mut(),
             conn: ptr::null_mut(),
-            is_gone: Cell::new(false),
+            link: Rc::new(Cell::new(Link::Open)),
             _requests: PhantomData,
         }
     }

@@ -91,8 +91,12 @@ impl Group for LoopGroup {
     }
     fn add(&mut self, incoming: &'static str, qpair: Qpair<u32>) -> Result<usize> {
         self.heard.push(format!("add {incoming}"));
+        if incoming == "short" {
+            qpair.exec(Request::new(6, 4096, 4096));
+            qpair.disconnected();
+        }
         self.qpair = Some(qpair);
-        Ok(7)
+        if incoming == "unwanted" { Err(Error::new(errno::ENOSPC, "full")) } else { Ok(7) }
     }
     fn poll(&mut self) -> bool {
         if let (Some(qpair), Some(mut request)) = (&self.qpair, self.request.take()) {
@@ -174,16 +178,20 @@ fn fabric(new_qpair: api::bay_nvmf_new_qpair_fn) -> &'static Fabric {
     }))
 }
 
-#[test]
-fn what_the_target_says_inside_exec_is_heard_after_it_and_the_connection_is_freed_once() {
-    let fabric = fabric(keep);
-    let acceptor = Acceptor::<Loop> { fabric, _transport: PhantomData };
-    let cell = Rc::new(GroupCell {
+fn group_of(fabric: &'static Fabric) -> Rc<GroupCell<LoopGroup>> {
+    Rc::new(GroupCell {
         fabric,
         group: RefCell::new(LoopGroup::open(&()).unwrap()),
         said: RefCell::default(),
         poller: RefCell::default(),
-    });
+    })
+}
+
+#[test]
+fn what_the_target_says_inside_exec_is_heard_after_it_and_the_connection_is_freed_once() {
+    let fabric = fabric(keep);
+    let acceptor = Acceptor::<Loop> { fabric, _transport: PhantomData };
+    let cell = group_of(fabric);
     let group = Rc::as_ptr(&cell).cast_mut().cast();
     acceptor.hand_over("peer", &Address::default(), &Address::default()).unwrap();
     // SAFETY: the connection was just handed over, and the group is live.
@@ -199,6 +207,54 @@ fn what_the_target_says_inside_exec_is_heard_after_it_and_the_connection_is_free
         *heard,
         ["add peer", "connected 7 1 128 false", "completed 7 5", "close 7", "free 7"]
     );
+}
+
+thread_local! {
+    /// How many calls the target received.
+    static CALLS: Cell<u32> = const { Cell::new(0) };
+}
+
+unsafe extern "C" fn count_exec(_target: *mut c_void, _qpair: *mut c_void, _: *mut bay_nvmf_req) {
+    CALLS.set(CALLS.get() + 1);
+}
+
+unsafe extern "C" fn count_gone(_target: *mut c_void, _qpair: *mut c_void) {
+    CALLS.set(CALLS.get() + 1);
+}
+
+#[test]
+fn a_group_that_keeps_the_link_of_a_connection_that_it_refused_cannot_reach_the_target() {
+    let unregister = unregister_never;
+    let (target, new_qpair, handle) = (ptr::null_mut(), keep, OnceLock::new());
+    let (exec, disconnected) = (count_exec, count_gone);
+    let fabric = Fabric { target, exec, disconnected, new_qpair, unregister, handle };
+    let fabric: &'static Fabric = Box::leak(Box::new(fabric));
+    let acceptor = Acceptor::<Loop> { fabric, _transport: PhantomData };
+    let cell = group_of(fabric);
+    let group = Rc::as_ptr(&cell).cast_mut().cast();
+    acceptor.hand_over("unwanted", &Address::default(), &Address::default()).unwrap();
+    // SAFETY: the connection was just handed over, and the group is live.
+    let status = unsafe { group_add::<Loop>(group, CONN.get(), ptr::dangling_mut()) };
+    assert_eq!(status, -errno::ENOSPC);
+    let mut kept = cell.group.borrow_mut();
+    kept.poll();
+    kept.close(7);
+    assert!(kept.request.is_none(), "the group tried to lend its request");
+    assert_eq!(CALLS.get(), 0);
+}
+
+#[test]
+fn a_connection_that_ends_while_it_is_added_is_reported_after_that() {
+    let fabric = fabric(keep);
+    let acceptor = Acceptor::<Loop> { fabric, _transport: PhantomData };
+    let cell = group_of(fabric);
+    let group = Rc::as_ptr(&cell).cast_mut().cast();
+    acceptor.hand_over("short", &Address::default(), &Address::default()).unwrap();
+    // SAFETY: the connection was just handed over, and the group is live.
+    assert_eq!(unsafe { group_add::<Loop>(group, CONN.get(), ptr::dangling_mut()) }, 0);
+    assert_eq!(cell.group.borrow().heard, ["add short"], "the target got no request");
+    Round(Rc::clone(&cell)).poll();
+    assert_eq!(cell.group.borrow().heard, ["add short", "free 7"]);
 }
 
 #[test]

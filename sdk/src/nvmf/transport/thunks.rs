@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "the target passes the pointers that it was given")]
 
 use super::acceptor::Conn;
+use super::qpair::Link;
 use super::registration::Fabric;
 use super::round::{GroupCell, Round, Said};
 use super::{Acceptor, Address, Group, Qpair, Request, Transport};
@@ -220,15 +221,17 @@ pub(super) unsafe extern "C" fn group_add<T: Transport>(
     // SAFETY: the connection from `hand_over`; the group owns it from now on.
     let mut given = unsafe { Box::from_raw(conn.cast::<Conn<T>>()) };
     let fabric = cell.fabric;
+    let link = Rc::new(Cell::new(Link::Adding));
     let qpair = Qpair {
         target: fabric.target,
         exec: fabric.exec,
         disconnected: fabric.disconnected,
         raw: qpair,
         conn,
-        is_gone: Cell::new(false),
+        link: Rc::clone(&link),
         _requests: PhantomData,
     };
+    let target_qpair = qpair.raw;
     let status = enter(-errno::EFAULT, || {
         let Ok(mut group) = cell.group.try_borrow_mut() else { return -errno::EBUSY };
         let Some(incoming) = given.incoming.take() else { return -errno::EINVAL };
@@ -240,14 +243,20 @@ pub(super) unsafe extern "C" fn group_add<T: Transport>(
             Err(error) => told(&error),
         }
     });
-    if status == 0 {
-        given.group = group;
-        // It has the same address as `conn`; the target owns it until `qpair_free`.
-        let _ = Box::into_raw(given);
-    } else {
+    if status != 0 {
+        link.set(Link::Closed);
         enter((), move || drop(given));
+        return status;
     }
-    status
+    given.group = group;
+    // It has the same address as `conn`; the target owns it until `qpair_free`.
+    let _ = Box::into_raw(given);
+    if link.replace(Link::Open) == Link::AddingClosed {
+        link.set(Link::Closed);
+        // SAFETY: the target's function. The group reported the end during `add`, and this is the only call for it.
+        unsafe { (fabric.disconnected)(fabric.target, target_qpair) };
+    }
+    0
 }
 
 unsafe extern "C" fn conn_refused<T: Transport>(_transport: *mut c_void, conn: *mut c_void) {
