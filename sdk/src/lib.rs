@@ -31,6 +31,7 @@ pub mod region;
 mod ring;
 pub mod rpc;
 pub mod runtime;
+mod shared_copy;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod thread;

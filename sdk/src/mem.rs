@@ -5,6 +5,7 @@ use crate::bdev::{Buffers, Geometry, Range, Status};
 use crate::error::{Error, Result, errno};
 use crate::host::{host, mem_table};
 use crate::region;
+use crate::shared_copy;
 use drivebay_plugin_api::bay_mem_zero_fn;
 use std::ptr::NonNull;
 
@@ -16,7 +17,6 @@ const GIVEN_BACK_MIN: usize = 64 << 10;
 /// Zeroed memory, addressed by blocks and shared by all threads.
 ///
 /// Overlapping accesses of two threads have no defined order, like accesses of two hosts to one disk.
-/// The code copies the contents through raw pointers only and never creates a reference to them.
 #[derive(Debug)]
 pub struct DmaRegion {
     addr: NonNull<u8>,
@@ -27,7 +27,7 @@ pub struct DmaRegion {
 
 // SAFETY: the value owns its memory, and the host frees it on any thread of the control plane.
 unsafe impl Send for DmaRegion {}
-// SAFETY: the code copies the contents and creates no reference to them.
+// SAFETY: `shared_copy` alone accesses the contents, which it may do while other threads access them.
 unsafe impl Sync for DmaRegion {}
 
 impl DmaRegion {
@@ -76,7 +76,7 @@ impl DmaRegion {
             // SAFETY: `done` is within `bytes`.
             let from = unsafe { from.add(done) };
             // SAFETY: both are valid for `len` bytes. They may overlap, because a client's buffer can be inside the region.
-            unsafe { std::ptr::copy(from, addr, len) };
+            unsafe { shared_copy::copy(from, addr, len) };
             done += len;
         }
         Status::SUCCESS
@@ -94,7 +94,7 @@ impl DmaRegion {
             // SAFETY: `done` is within `bytes`.
             let to = unsafe { to.add(done) };
             // SAFETY: both are valid for `len` bytes. They may overlap, because a client's buffer can be inside the region.
-            unsafe { std::ptr::copy(addr, to, len) };
+            unsafe { shared_copy::copy(addr, to, len) };
             done += len;
         }
         Status::SUCCESS
@@ -115,7 +115,7 @@ impl DmaRegion {
             return if status == 0 { Status::SUCCESS } else { Status::INVALID };
         }
         // SAFETY: `bytes` is within the region.
-        unsafe { std::ptr::write_bytes(to, 0, bytes.len()) };
+        unsafe { shared_copy::zero(to, bytes.len()) };
         Status::SUCCESS
     }
 
@@ -134,9 +134,9 @@ impl DmaRegion {
                 // SAFETY: `at` is within the region.
                 let from = unsafe { self.addr.as_ptr().add(at) };
                 // SAFETY: the range has `n` bytes left, and they fit into a chunk.
-                unsafe { std::ptr::copy_nonoverlapping(from, ours.as_mut_ptr(), n) };
+                unsafe { shared_copy::copy(from, ours.as_mut_ptr(), n) };
                 // SAFETY: the piece has `n` bytes left, and they fit into a chunk.
-                unsafe { std::ptr::copy_nonoverlapping(addr, theirs.as_mut_ptr(), n) };
+                unsafe { shared_copy::copy(addr, theirs.as_mut_ptr(), n) };
                 if ours.get(..n) != theirs.get(..n) {
                     return Status::MISCOMPARE;
                 }

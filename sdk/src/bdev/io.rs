@@ -4,6 +4,7 @@
 use super::home::Home;
 use super::op::{IoFlags, IoId, Op};
 use crate::error::Status;
+use crate::shared_copy;
 use drivebay_plugin_api::{self as api, bay_io, bay_iov};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
@@ -176,7 +177,7 @@ impl<'a> Buffers<'a> {
         for (addr, len) in self.pieces() {
             let (now, later) = rest.split_at(len.min(rest.len()));
             // SAFETY: the piece is valid for `len` bytes, and `data` does not overlap it.
-            unsafe { std::ptr::copy_nonoverlapping(now.as_ptr(), addr, now.len()) };
+            unsafe { shared_copy::copy(now.as_ptr(), addr, now.len()) };
             rest = later;
         }
         data.len() - rest.len()
@@ -189,7 +190,7 @@ impl<'a> Buffers<'a> {
         for (addr, len) in self.pieces() {
             let (now, later) = rest.split_at_mut(len.min(rest.len()));
             // SAFETY: as in `fill_from`.
-            unsafe { std::ptr::copy_nonoverlapping(addr, now.as_mut_ptr(), now.len()) };
+            unsafe { shared_copy::copy(addr, now.as_mut_ptr(), now.len()) };
             rest = later;
         }
         len_all - rest.len()
@@ -203,7 +204,7 @@ impl<'a> Buffers<'a> {
             skip -= from;
             let (now, later) = rest.split_at((len - from).min(rest.len()));
             // SAFETY: the piece is valid for `len` bytes, and `data` does not overlap it.
-            unsafe { addr.wrapping_add(from).copy_from_nonoverlapping(now.as_ptr(), now.len()) };
+            unsafe { shared_copy::copy(now.as_ptr(), addr.wrapping_add(from), now.len()) };
             rest = later;
         }
     }
@@ -219,7 +220,7 @@ impl<'a> Buffers<'a> {
                 let now = (piece_len - from).min(left).min(copy.len());
                 let (place, _) = copy.split_at_mut(now);
                 // SAFETY: the piece is valid for `piece_len` bytes, and `copy` does not overlap it.
-                unsafe { addr.wrapping_add(from).copy_to_nonoverlapping(place.as_mut_ptr(), now) };
+                unsafe { shared_copy::copy(addr.wrapping_add(from), place.as_mut_ptr(), now) };
                 see(place);
                 from += now;
                 left -= now;
@@ -231,7 +232,7 @@ impl<'a> Buffers<'a> {
     pub fn zero(&self) {
         for (addr, len) in self.pieces() {
             // SAFETY: the piece is valid for `len` bytes.
-            unsafe { std::ptr::write_bytes(addr, 0, len) };
+            unsafe { shared_copy::zero(addr, len) };
         }
     }
 }
