@@ -21,6 +21,8 @@ mod error;
 mod host;
 mod log;
 pub mod mem;
+#[cfg(doctest)]
+mod misuse;
 pub mod notify;
 pub mod nvmf;
 pub mod pci;
