@@ -129,8 +129,8 @@ functions! {
     fn bay_client_io_get_fn(host: *const bay_host, chan: u64, wait: *mut bay_wait) -> *mut bay_io;
     /// Returns an I/O that was not submitted to the host. `[thread of the channel]`
     fn bay_client_io_put_fn(host: *const bay_host, io: *mut bay_io);
-    /// Returns a child of `parent` on another channel, with all fields copied. Never NULL while the number of
-    /// children stays within the declared `max_children`. `[thread of the channel]`
+    /// Returns a child of `parent` on another channel, with all fields copied. NULL only when the channel is not the
+    /// current thread's. `[thread of the channel]`
     fn bay_client_io_derive_fn(host: *const bay_host, chan: u64, parent: *mut bay_io) -> *mut bay_io;
     /// As `io_derive`, but the child has only the data and metadata of `nblocks` blocks of the parent, from its block
     /// `first` on. Also NULL when the parent does not have these blocks. `[thread of the channel]`
@@ -260,7 +260,7 @@ structs! {
         thread: u64,
         /// The host's handle of the channel, for `kick`, `chan_ready` and `chan_closed`.
         host_chan: u64,
-        /// State handed over by an older instance, or NULL.
+        /// State handed over by an older instance. Always NULL: the host does not hand over state yet.
         handover: *const c_void,
     }
 
@@ -336,7 +336,7 @@ structs! {
         max_unmap: u32,
         /// Maximum blocks of one write zeroes; 0 = no limit.
         max_write_zeroes: u32,
-        /// Maximum blocks of one copy; 0 = no limit.
+        /// Maximum blocks of one copy. Not supported yet: must be 0, no limit.
         max_copy: u32,
         /// Metadata bytes per block.
         md_size: u32,
@@ -348,21 +348,22 @@ structs! {
         dif_is_head: u8,
         /// 0 = 16 bit guard, 1 = 32, 2 = 64.
         dif_pi_format: u8,
-        /// Bit mask of the protection information checks.
+        /// Bit mask of the protection information checks. Not supported yet: must be 0.
         dif_check_flags: u32,
         /// NUMA node, -1 = any.
         numa: i32,
-        /// Namespace id of an NVMe bdev, 0 for any other.
+        /// Namespace id of an NVMe bdev. Not supported yet: must be 0.
         nsid: u32,
-        /// How long the bus waits for I/O in flight before it submits a reset to the module, in milliseconds.
+        /// How long the bus waits for I/O in flight before it submits a reset to the module, in milliseconds. Not supported
+        /// yet: must be 0.
         reset_drain_ms: u32,
-        /// 1 = buffers must be in the host's DMA regions. The bus copies other data into a bounce buffer.
+        /// 1 = buffers must be in the host's DMA regions. Not supported yet: must be 0, and the module copies other data itself.
         needs_dma: u32,
         /// Bit `1 << BAY_OP_*` for each op that the module accepts.
         ops_mask: u64,
         /// Must-understand flags that the module accepts.
         must_flags: u32,
-        /// Filters: how many children of one I/O may be in flight at once.
+        /// Filters: how many children of one I/O may be in flight at once. A hint: the host never refuses a child.
         max_children: u32,
         /// Size of `drv_ctx`, in bytes.
         drv_ctx_size: u32,
@@ -370,11 +371,11 @@ structs! {
         rsv0: u32,
         /// Name of the base bdev of a filter.
         base: bay_str,
-        /// Blocks per zone; 0 = not zoned. Draft.
+        /// Blocks per zone; 0 = not zoned. Not supported yet: must be 0.
         zone_size: u64,
-        /// Maximum number of open zones. Draft.
+        /// Maximum number of open zones. Not supported yet: must be 0.
         max_open_zones: u32,
-        /// Maximum number of active zones. Draft.
+        /// Maximum number of active zones. Not supported yet: must be 0.
         max_active_zones: u32,
     }
 

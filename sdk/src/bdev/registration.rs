@@ -60,10 +60,6 @@ pub struct Registration {
     pub dif_pi_format: u8,
     /// NUMA node, -1 = any.
     pub numa: i32,
-    /// Namespace id of an NVMe bdev, 0 for any other.
-    pub nsid: u32,
-    /// Whether buffers must be in the host's DMA regions.
-    pub needs_dma: bool,
     /// Filters: name of the base bdev.
     pub base: Option<String>,
     /// Filters: how many children of one I/O may be in flight at once.
@@ -99,8 +95,6 @@ impl Registration {
             dif_is_head: false,
             dif_pi_format: 0,
             numa: -1,
-            nsid: 0,
-            needs_dma: false,
             base: None,
             max_children: 0,
         }

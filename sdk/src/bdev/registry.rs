@@ -165,8 +165,6 @@ fn with_record<R>(
     record.dif_is_head = from.dif_is_head.into();
     record.dif_pi_format = from.dif_pi_format;
     record.numa = from.numa;
-    record.nsid = from.nsid;
-    record.needs_dma = from.needs_dma.into();
     record.ops_mask = from.ops.bits();
     record.must_flags = from.must_flags.bits();
     record.max_children = from.max_children;

@@ -5,6 +5,7 @@ use super::desc;
 use super::examine;
 use super::failed;
 use super::quiesce::Range;
+use super::refused;
 use super::stats::Totals;
 use crate::reactor::thread;
 use crate::{Error, Result};
@@ -364,6 +365,7 @@ fn check(name: &str, record: &bay_bdev_reg, ops: &bay_bdev_ops) -> Result<()> {
         return bad(format!("align {} must be a power of two up to 4096", record.align));
     }
     check_limits(record).or_else(bad)?;
+    refused::check(record).or_else(bad)?;
     if record.drv_ctx_size > 1 << 16 {
         return bad(format!("drv_ctx_size {} must be at most 65536", record.drv_ctx_size));
     }

@@ -27,6 +27,7 @@ pub mod local;
 mod parts;
 mod pass;
 pub mod quiesce;
+mod refused;
 mod reserve;
 mod reset;
 pub mod stats;

@@ -177,7 +177,6 @@ impl Bdev for NvmeBdev {
         let (controller, data) = (&self.shared.controller, &self.namespace.data);
         let identity = &self.namespace.identity;
         registration.uuid = self.uuid;
-        registration.nsid = self.namespace.nsid;
         registration.has_write_cache = self.has_write_cache();
         for (bit, op) in [
             (oncs::COMPARE, OpSet::COMPARE),
