@@ -10,21 +10,25 @@ pub const BAY_ABI_MAJOR: u16 = 1;
 /// The ABI minor of this header: one number for all tables.
 pub const BAY_ABI_MINOR: u16 = 0;
 
-/// Door flag: the host may unmap the library after `fini`, once its sweep finds nothing that the plugin left behind.
+/// Door flag: the host may unmap the library after `fini`. The host does not use this permission yet.
 pub const BAY_PF_UNLOADABLE: u32 = 1;
-/// Door flag: the host may run the plugin in a child process.
+/// Door flag: the host may run the plugin in a child process. The host does not use this permission yet.
 pub const BAY_PF_OUT_OF_PROCESS_OK: u32 = 2;
-/// Door flag: the host loads at most one instance.
+/// Door flag: the host must not load two instances. It never does.
 pub const BAY_PF_SINGLETON: u32 = 4;
+/// Door flag: the plugin keeps no state that belongs to one OS thread, such as thread-local variables. The host moves
+/// lightweight threads to other cores only while every loaded plugin has this flag.
+pub const BAY_PF_THREADS_MOVE: u32 = 8;
 
 /// `start`: the plugin starts without state.
 pub const BAY_START_FRESH: u32 = 0;
-/// `start`: the plugin takes over the state of an older instance.
+/// `start`: the plugin takes over the state of an older instance. The host does not do this yet.
 pub const BAY_START_UPGRADE: u32 = 1;
 
 /// `fini`: an operator unloads the plugin.
 pub const BAY_FINI_UNLOAD: u32 = 0;
-/// `fini`: a newer instance has taken over. The plugin must not shut down anything that it handed over.
+/// `fini`: a newer instance has taken over. The plugin must not shut down anything that it handed over. The host does not
+/// do this yet.
 pub const BAY_FINI_UPGRADED: u32 = 1;
 /// `fini`: the host shuts down.
 pub const BAY_FINI_SHUTDOWN: u32 = 2;

@@ -234,6 +234,7 @@ unsafe extern "C" fn quiesce(_state: *mut c_void, done: Option<bay_cb_fn>, arg: 
 ///     requires: ["bay.nvmf_target/1"],
 ///     methods: [],                        // RPC methods; each adds "rpc:<name>" to `provides`
 ///     permissions: ["pci"],               // rights that only the operator grants; optional
+///     unsafe(threads_move),               // a promise, see below; optional
 ///     start: start,
 ///     stop: stop,                         // optional
 /// }
@@ -245,6 +246,12 @@ unsafe extern "C" fn quiesce(_state: *mut c_void, done: Option<bay_cb_fn>, arg: 
 /// fn stop(_app: &App, _stopping: Stopping) {}
 /// # fn main() {}
 /// ```
+///
+/// `unsafe(threads_move)` promises what the compiler cannot check: between two calls of the host, the library keeps no
+/// value that belongs to an OS thread. Such values are `thread_local!` variables, values that share memory with one (for
+/// example a `ThreadRng` of the crate rand), and a `MutexGuard`. `Rc`s and other values that are not `Send` are fine. With
+/// this promise the host may move lightweight threads, and all that lives on them, to other cores. While a library without
+/// it is loaded, the host moves no thread.
 #[macro_export]
 macro_rules! plugin {
     (
@@ -254,6 +261,7 @@ macro_rules! plugin {
         requires: [$($requires:expr),* $(,)?],
         methods: [$($method:expr),* $(,)?],
         $(permissions: [$($permission:expr),* $(,)?],)?
+        $(unsafe($promise:ident),)?
         start: $start:expr
         $(, stop: $stop:expr)? $(,)?
     ) => {
@@ -281,6 +289,7 @@ macro_rules! plugin {
             pub static bay_plugin_v1: sdk::Door = sdk::door::<ThisLibrary>(
                 ::core::concat!($name, "\0"),
                 ::core::concat!(::core::env!("CARGO_PKG_VERSION"), "\0"),
+                &[$(::core::stringify!($promise))?],
             );
 
             const fn manifest<const N: usize>() -> api::layout::Text<N> {
@@ -333,7 +342,7 @@ macro_rules! plugin {
 /// #     fn open_channel(&self) -> Result<()> { Ok(()) }
 /// #     fn submit(&self, _: &mut (), io: BdevIo) { io.complete(Status::SUCCESS) }
 /// # }
-/// bdev_module!("null", Null, methods: ["bdev_null_resize"], start: start);
+/// bdev_module!("null", Null, unsafe(threads_move), methods: ["bdev_null_resize"], start: start);
 ///
 /// /// Registers the method that only this module has.
 /// fn start(_app: &App) -> Result<()> {
@@ -342,11 +351,18 @@ macro_rules! plugin {
 /// }
 /// # fn main() {}
 /// ```
+///
+/// [`plugin!`](crate::plugin) says what `unsafe(threads_move)` promises.
 #[macro_export]
 macro_rules! bdev_module {
-    ($name:literal, $Bdev:ty $(, methods: [$($method:expr),*], start: $start:expr)? $(,)?) => {
+    (
+        $name:literal, $Bdev:ty
+        $(, unsafe($promise:ident))?
+        $(, methods: [$($method:expr),*], start: $start:expr)?
+        $(,)?
+    ) => {
         $crate::module!(
-            $name, "bdev", $crate::bdev::serve::<$Bdev> $(, [$($method),*], $start)?
+            $name, "bdev", $crate::bdev::serve::<$Bdev>, [$($promise)?] $(, [$($method),*], $start)?
         );
     };
 }
@@ -354,9 +370,15 @@ macro_rules! bdev_module {
 /// As [`bdev_module!`](crate::bdev_module), for a [`Filter`](crate::bdev::Filter).
 #[macro_export]
 macro_rules! filter_module {
-    ($name:literal, $Filter:ty $(, methods: [$($method:expr),*], start: $start:expr)? $(,)?) => {
+    (
+        $name:literal, $Filter:ty
+        $(, unsafe($promise:ident))?
+        $(, methods: [$($method:expr),*], start: $start:expr)?
+        $(,)?
+    ) => {
         $crate::module!(
-            $name, "filter", $crate::bdev::serve_filter::<$Filter> $(, [$($method),*], $start)?
+            $name, "filter", $crate::bdev::serve_filter::<$Filter>, [$($promise)?]
+            $(, [$($method),*], $start)?
         );
     };
 }
@@ -364,7 +386,10 @@ macro_rules! filter_module {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! module {
-    ($name:literal, $kind:literal, $serve:expr $(, [$($method:expr),*], $start:expr)?) => {
+    (
+        $name:literal, $kind:literal, $serve:expr, [$($promise:ident)?]
+        $(, [$($method:expr),*], $start:expr)?
+    ) => {
         $crate::plugin! {
             name: $name,
             kind: $kind,
@@ -375,6 +400,7 @@ macro_rules! module {
                 ::core::concat!("bdev_", $name, "_delete")
                 $($(, $method)*)?
             ],
+            $(unsafe($promise),)?
             start: |app| {
                 $serve(app, $name)?;
                 $($start(app)?;)?
@@ -403,7 +429,11 @@ impl Door {
 
 #[doc(hidden)]
 #[must_use]
-pub const fn door<L: Library>(name: &'static str, version: &'static str) -> Door {
+pub const fn door<L: Library>(
+    name: &'static str,
+    version: &'static str,
+    promises: &[&str],
+) -> Door {
     Door(api::bay_plugin {
         magic: api::BAY_MAGIC,
         size: bdev::size_of_table::<api::bay_plugin>(),
@@ -411,7 +441,7 @@ pub const fn door<L: Library>(name: &'static str, version: &'static str) -> Door
         abi_minor: api::BAY_ABI_MINOR,
         needs_minor: 0,
         rsv0: 0,
-        flags: api::BAY_PF_UNLOADABLE,
+        flags: api::BAY_PF_UNLOADABLE | promised(promises),
         name: name.as_ptr().cast(),
         version: version.as_ptr().cast(),
         init: Some(init::<L>),
@@ -419,6 +449,26 @@ pub const fn door<L: Library>(name: &'static str, version: &'static str) -> Door
         fini: Some(fini),
         get_iface: Some(get_iface),
     })
+}
+
+/// The door flags of the promises in `plugin!`. Any other word fails to compile.
+const fn promised(promises: &[&str]) -> u32 {
+    match promises {
+        [] => 0,
+        [promise] if is_same(promise.as_bytes(), b"threads_move") => api::BAY_PF_THREADS_MOVE,
+        _ => panic!("plugin!: the word in `unsafe(…)` is not allowed; allowed: threads_move"),
+    }
+}
+
+/// `==` of byte strings, which constants cannot use.
+const fn is_same(mut one: &[u8], mut other: &[u8]) -> bool {
+    while let ([first, rest @ ..], [other_first, other_rest @ ..]) = (one, other) {
+        if *first != *other_first {
+            return false;
+        }
+        (one, other) = (rest, other_rest);
+    }
+    one.is_empty() && other.is_empty()
 }
 
 /// The contents of the manifest note.

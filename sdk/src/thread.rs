@@ -1,7 +1,8 @@
 //! Lightweight threads, messages and the clock.
 //!
-//! A lightweight thread may move between reactors, and everything that lives on it moves along.
-//! Values that are not `Send` may stay on one thread, but do not keep them in `thread_local!`s.
+//! Values that are not `Send` may live on a lightweight thread. The host moves a thread to another core, with everything
+//! that lives on it, only if all loaded plugins promise that this is safe: `unsafe(threads_move)` in
+//! [`plugin!`](crate::plugin).
 #![expect(unsafe_code, reason = "calls the host's thread interface; messages change owners")]
 
 use crate::entry::enter;
@@ -78,10 +79,10 @@ impl Thread {
         current() == Some(self)
     }
 
-    /// Moves the thread to a core of `cpumask`.
+    /// Moves the thread to a core of `cpumask`. `[any thread]`
     ///
     /// # Errors
-    /// The errors of the host.
+    /// `EINVAL` for a mask without a reactor, `EBUSY` when a loaded plugin does not promise `unsafe(threads_move)`.
     pub fn set_cpumask(self, cpumask: &str) -> Result<()> {
         let host = host();
         // SAFETY: the text outlives the call.

@@ -45,6 +45,10 @@ unsafe impl Core for ProcessCore {
         drivebay_core::bdev::failed::fail(owner as usize, marks_held);
     }
 
+    fn pin_threads(&self, owner: *const bay_host, plugin: &str) {
+        drivebay_core::reactor::pins::add(owner as usize, plugin);
+    }
+
     fn quarantined(&self, owner: *const bay_host) -> usize {
         drivebay_core::bdev::failed::quarantined(owner as usize)
     }

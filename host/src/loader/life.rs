@@ -109,6 +109,9 @@ impl Life {
         let manager = self.manager.clone();
         let grant =
             Grant::new(number, &manifest.name, granted, &self.outside, &self.calls, manager);
+        if !door.lets_threads_move() {
+            self.outside.core.pin_threads(grant.host(), &manifest.name);
+        }
         let instance = door.init(grant).map_err(|error| {
             self.take_back(grant, Box::new(|| {}));
             with_trouble(grant, error)

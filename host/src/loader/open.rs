@@ -12,7 +12,7 @@ use super::services::Grant;
 use super::stage::Staged;
 use drivebay_core::reactor::watch;
 use drivebay_plugin_api::{
-    BAY_ABI_MAJOR, BAY_ABI_MINOR, BAY_MAGIC, BAY_START_FRESH, bay_bdev_module, bay_log_iface,
+    BAY_ABI_MAJOR, BAY_ABI_MINOR, BAY_MAGIC, BAY_PF_THREADS_MOVE, BAY_START_FRESH, bay_bdev_module, bay_log_iface,
     bay_plugin, bay_quiesce, bay_str, copy_open, id,
 };
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
@@ -71,6 +71,11 @@ impl Door {
     /// dropped.
     fn watched(&self, function: &str) -> watch::Call {
         watch::call(format!("plugin {}: {function}", door_text(self.plugin.name)))
+    }
+
+    /// Whether the host may move lightweight threads that have state of this plugin.
+    pub(super) fn lets_threads_move(&self) -> bool {
+        self.plugin.flags & BAY_PF_THREADS_MOVE != 0
     }
 
     /// Calls `init` and makes the instance.

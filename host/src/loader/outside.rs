@@ -41,6 +41,9 @@ pub unsafe trait Core: Send + Sync {
     /// The code of an instance panicked, and the host makes no further call into its library.
     /// `marks_held`: the library sets `bay_io.holds`. Any thread.
     fn fail_owner(&self, _owner: *const bay_host, _marks_held: bool) {}
+    /// The instance may keep state that belongs to an OS thread, so no lightweight thread moves to
+    /// another one until `release_owner` is done. Called before `init`. App thread.
+    fn pin_threads(&self, _owner: *const bay_host, _plugin: &str) {}
     /// The number of I/Os of a failed instance that cannot complete, because a device may still
     /// access their buffers.
     fn quarantined(&self, _owner: *const bay_host) -> usize {

@@ -45,7 +45,12 @@ pub(super) fn entries() -> Vec<Entry> {
                 "Sets the cores that a thread may run on, and moves the thread to one of them if needed.",
             )
             .result("True.")
-            .error(i64::from(-libc::ESRCH), "no_such_thread", "No thread has this id."),
+            .error(i64::from(-libc::ESRCH), "no_such_thread", "No thread has this id.")
+            .error(
+                i64::from(-libc::EBUSY),
+                "busy",
+                "The thread cannot move, because a loaded plugin may keep thread-local state.",
+            ),
             on_app(|SetCpumask { id, cpumask }| set_cpumask(id, &cpumask)),
         ),
     ]

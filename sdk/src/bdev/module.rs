@@ -17,8 +17,8 @@ use std::os::fd::RawFd;
 pub trait Bdev: Sized + Send + Sync + 'static {
     /// Parameters of the method that creates a device.
     type Params: Params;
-    /// One thread's channel. It moves with its lightweight thread, so it must not refer to
-    /// `thread_local!`s.
+    /// One thread's channel. It stays on one OS thread, unless the plugin promises `unsafe(threads_move)`
+    /// ([`plugin!`](crate::plugin)).
     type Channel: 'static;
 
     /// Ops that [`submit`](Self::submit) accepts.

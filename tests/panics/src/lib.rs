@@ -21,6 +21,7 @@ plugin! {
     provides: [],
     requires: [],
     methods: ["bdev_panics_create", "bdev_panics_delete", "panics_run", "panics_later"],
+    unsafe(threads_move),
     start: start,
     stop: stop,
 }

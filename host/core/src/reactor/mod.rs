@@ -13,6 +13,7 @@ mod line;
 mod message;
 #[cfg(test)]
 mod message_tests;
+pub mod pins;
 pub mod poller;
 mod sleep;
 pub mod stepped;

@@ -9,6 +9,7 @@ use crate::bdev;
 use crate::env::CpuSet;
 use crate::reactor::line::Line;
 use crate::reactor::message::Queue;
+use crate::reactor::pins;
 use crate::reactor::poller::{self, Poller, State};
 use crate::reactor::watch::{self, Doing};
 use crate::reactor::{Reactor, by_core, clock, current};
@@ -325,13 +326,16 @@ pub fn info() -> Option<Info> {
 /// Any thread.
 ///
 /// # Errors
-/// `ESRCH` for an unknown thread; `EINVAL` when no reactor runs on any of these cores.
+/// `ESRCH` for an unknown thread; `EINVAL` when no reactor runs on any of these cores; `EBUSY` when
+/// the thread would have to move and a plugin forbids that ([`pins`]).
 pub fn set_cpumask(thread: u64, cpumask: CpuSet) -> Result<()> {
-    if shared(thread).is_none() {
-        return Err(Error::new(libc::ESRCH, format!("there is no thread {thread}")));
-    }
+    let shared = shared(thread)
+        .ok_or_else(|| Error::new(libc::ESRCH, format!("there is no thread {thread}")))?;
     if !super::all().iter().any(|reactor| cpumask.contains(reactor.core)) {
         return Err(Error::new(libc::EINVAL, format!("no reactor runs in mask {cpumask:?}")));
+    }
+    if !cpumask.contains(shared.core()) {
+        pins::check(&shared.name)?;
     }
     send_boxed(thread, move || {
         with_current(|thread| {
@@ -507,11 +511,25 @@ impl Thread {
     }
 
     pub(super) fn leaves(&self) -> bool {
-        self.move_to.get().is_some()
+        self.moves()
             || (self.exiting.get()
                 && self.pollers.borrow().is_empty()
                 && self.bdevs.is_empty()
                 && !self.has_messages())
+    }
+
+    /// Whether the thread must move now. A plugin that was loaded after `set_cpumask` may forbid it.
+    /// A pin begins before the plugin's first call, so a plugin without a pin has no state here.
+    fn moves(&self) -> bool {
+        if self.move_to.get().is_none() {
+            return false;
+        }
+        let may_move = pins::check(&self.shared.name);
+        if let Err(error) = &may_move {
+            self.move_to.set(None);
+            tracing::warn!("{error}");
+        }
+        may_move.is_ok()
     }
 
     /// Moves the thread to its new core, or ends it.

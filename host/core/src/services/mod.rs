@@ -14,7 +14,7 @@ mod worker;
 
 use crate::bdev;
 use crate::env::{pci::device, region};
-use crate::reactor::thread;
+use crate::reactor::{pins, thread};
 use crate::{Error, Result};
 use drivebay_plugin_api::{bay_host, bay_str, id};
 use std::ffi::c_void;
@@ -59,6 +59,7 @@ pub fn release_owner(host: *const bay_host, done: impl FnOnce() + Send + 'static
             move |_| {
                 // Close the devices after the pollers are gone, because pollers use the registers of the devices.
                 device::release_owner(owner);
+                pins::release(owner);
                 done();
             },
         );

@@ -31,6 +31,7 @@ plugin! {
         "bdev_aio_create", "bdev_aio_rescan", "bdev_aio_delete",
         "bdev_uring_create", "bdev_uring_rescan", "bdev_uring_delete",
     ],
+    unsafe(threads_move),
     start: |app| {
         methods::register::<Aio>(app)?;
         methods::register::<Uring>(app)

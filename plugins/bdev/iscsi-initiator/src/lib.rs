@@ -30,6 +30,7 @@ plugin! {
     provides: [],
     requires: [],
     methods: ["bdev_iscsi_create", "bdev_iscsi_delete", "bdev_iscsi_set_options"],
+    unsafe(threads_move),
     start: start,
     stop: stop,
 }

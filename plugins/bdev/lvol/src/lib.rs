@@ -44,6 +44,7 @@ plugin! {
         "bdev_lvol_get_xattr", "bdev_lvol_set_xattr",
         "bdev_lvol_get_fragmap", "bdev_lvol_get_snapshot_checksum",
     ],
+    unsafe(threads_move),
     start: start,
     stop: stop,
 }

@@ -12,7 +12,7 @@ mod tests;
 
 use zeroing::Zeroing;
 
-bdev_module!("malloc", Malloc);
+bdev_module!("malloc", Malloc, unsafe(threads_move));
 
 /// A RAM disk: one region of DMA memory, shared by every reactor.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use drivebay_sdk::rpc::Method;
 #[cfg(test)]
 mod tests;
 
-bdev_module!("null", Null, methods: ["bdev_null_resize"], start: start);
+bdev_module!("null", Null, unsafe(threads_move), methods: ["bdev_null_resize"], start: start);
 
 /// Bytes in a mebibyte, the unit of `bdev_null_resize`.
 const MIB: u64 = 1 << 20;

@@ -53,6 +53,7 @@ plugin! {
         "bdev_nvme_set_options", "bdev_nvme_set_hotplug",
     ],
     permissions: ["pci"],
+    unsafe(threads_move),
     start: start,
     stop: stop,
 }

@@ -47,6 +47,7 @@ plugin! {
         "bdev_raid_create", "bdev_raid_delete", "bdev_raid_get_bdevs", "bdev_raid_add_base_bdev",
         "bdev_raid_remove_base_bdev", "bdev_raid_set_options", "bdev_raid_start_scrub", "bdev_raid_stop_scrub",
     ],
+    unsafe(threads_move),
     start: start,
     stop: stop,
 }

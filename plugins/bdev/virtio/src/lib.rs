@@ -28,6 +28,7 @@ plugin! {
         "bdev_virtio_attach_controller", "bdev_virtio_detach_controller",
         "bdev_virtio_scsi_get_devices", "bdev_virtio_blk_set_hotplug",
     ],
+    unsafe(threads_move),
     start: start,
     stop: stop,
 }

@@ -20,7 +20,13 @@ mod tests;
 
 use latency::{Percentile, draw};
 
-filter_module!("delay", Delay, methods: ["bdev_delay_update_latency"], start: start);
+filter_module!(
+    "delay",
+    Delay,
+    unsafe(threads_move),
+    methods: ["bdev_delay_update_latency"],
+    start: start
+);
 
 params! {
     /// Parameters of `bdev_delay_create`. Latencies are in microseconds and are added to the latency of the base.

@@ -34,6 +34,7 @@ plugin! {
         "bdev_error_inject_error",
         "bdev_error_resume_pending",
     ],
+    unsafe(threads_move),
     start: start,
 }
 

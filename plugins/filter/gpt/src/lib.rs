@@ -21,6 +21,7 @@ plugin! {
     provides: [],
     requires: [],
     methods: [],
+    unsafe(threads_move),
     start: start,
 }
 

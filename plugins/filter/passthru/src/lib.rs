@@ -7,7 +7,7 @@ use drivebay_sdk::prelude::*;
 #[cfg(test)]
 mod tests;
 
-filter_module!("passthru", Passthru);
+filter_module!("passthru", Passthru, unsafe(threads_move));
 
 params! {
     /// Parameters of `bdev_passthru_create`.

@@ -19,6 +19,7 @@ plugin! {
     provides: [],
     requires: [],
     methods: ["bdev_split_create", "bdev_split_delete"],
+    unsafe(threads_move),
     start: start,
 }
 

@@ -55,6 +55,7 @@ plugin! {
         "iscsi_enable_histogram",
         "iscsi_get_histogram",
     ],
+    unsafe(threads_move),
     start: start,
     stop: stop,
 }

@@ -33,6 +33,7 @@ plugin! {
         "nbd_server_add_export",
         "nbd_server_remove_export",
     ],
+    unsafe(threads_move),
     start: start,
     stop: stop,
 }

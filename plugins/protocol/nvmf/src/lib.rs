@@ -61,6 +61,7 @@ plugin! {
         "nvmf_discovery_remove_referral",
         "nvmf_discovery_get_referrals",
     ],
+    unsafe(threads_move),
     start: start,
     stop: stop,
 }

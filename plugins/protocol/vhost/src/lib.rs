@@ -38,6 +38,7 @@ plugin! {
         "virtio_blk_create_transport",
         "virtio_blk_get_transports",
     ],
+    unsafe(threads_move),
     start: start,
     stop: stop,
 }

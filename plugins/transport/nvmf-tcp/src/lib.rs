@@ -33,6 +33,7 @@ plugin! {
     provides: ["nvmf.transport/TCP"],
     requires: ["bay.nvmf_target/1"],
     methods: [],
+    unsafe(threads_move),
     start: transport::register::<Tcp>,
     stop: stop,
 }

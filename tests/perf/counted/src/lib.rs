@@ -4,7 +4,7 @@
 
 use drivebay_sdk::prelude::*;
 
-bdev_module!("counted", Counted);
+bdev_module!("counted", Counted, unsafe(threads_move));
 
 /// A disk that keeps no data and counts its I/O.
 #[derive(Debug)]

@@ -17,6 +17,7 @@ plugin! {
     provides: [],
     requires: [],
     methods: ["probe_round_trips"],
+    unsafe(threads_move),
     start: start,
 }
 
