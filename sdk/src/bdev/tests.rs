@@ -260,3 +260,55 @@ fn kept_io_ends_in_order() {
     host.run();
     assert!(all.iter().all(|ended| ended.borrow().len() == 1));
 }
+
+/// A bdev whose channels have no bytes. Even so, a `&mut Token` proves that no other code of the channel runs.
+#[derive(Default)]
+struct Tokens {
+    running: AtomicU32,
+    most: AtomicU32,
+}
+
+struct Token;
+
+impl Tokens {
+    fn run(&self, _: &mut Token, code: impl FnOnce()) {
+        let running = self.running.fetch_add(1, Ordering::Relaxed) + 1;
+        self.most.fetch_max(running, Ordering::Relaxed);
+        code();
+        self.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Bdev for Tokens {
+    type Params = NoParams;
+    type Channel = Token;
+    const PRODUCT: &'static str = "test";
+    const OPS: OpSet = OpSet::READ_WRITE;
+    const JOINS: bool = true;
+
+    fn name(&self) -> &str {
+        "tokens"
+    }
+    fn geometry(&self) -> Geometry {
+        Geometry::new(512, 8).unwrap()
+    }
+    fn open_channel(&self) -> Result<Token> {
+        Ok(Token)
+    }
+    fn submit(&self, token: &mut Token, io: BdevIo) {
+        self.run(token, || drop(io.fan_out()));
+    }
+    fn joined(&self, token: &mut Token, io: BdevIo, result: IoResult) {
+        self.run(token, || io.complete_with(result));
+    }
+}
+
+#[test]
+fn the_code_of_a_channel_without_bytes_does_not_nest_either() {
+    let host = FakeHost::new();
+    register(host.app(), Tokens::default(), "none", serde_json::Value::Null).unwrap();
+    let (channel, _desc) = host.open("tokens");
+    let ended = submit(&Rc::new(channel), 100);
+    assert_eq!(*ended.borrow(), [Status::SUCCESS; 101]);
+    assert_eq!(find::<Tokens>("tokens").unwrap().most.load(Ordering::Relaxed), 1);
+}
