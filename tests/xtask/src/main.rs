@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "a command line program prints its results")]
 
+mod asan;
 mod bench;
 mod check;
 mod demo;
@@ -39,6 +40,7 @@ cargo xtask TASK
                                     run libFuzzer on every parser of bytes from outside: 10 s of processor time
                                     for each, with --wall 10 s by the clock
   fuzz --merge [--only TARGET]      add the inputs that libFuzzer found to the committed corpora
+  asan [CRATE ...]                  run the Rust tests under AddressSanitizer, in a target folder of their own
   door                              count the instructions that the plugin ABI adds to an I/O
   golden                            build the plugin binaries of tests/abi/golden again
   verify ADDRESS NQN BYTES          write a disk that is served over NVMe/TCP, and read it back
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         Some((&"soak", rest)) => soak::main(rest),
         Some((&"fuzz", rest)) => fuzz::main(rest),
         Some((&"docs", rest)) => docs::main(rest),
+        Some((&"asan", rest)) => asan::main(rest),
         Some((&"door", rest)) => door::main(rest),
         Some((&"golden", rest)) => golden::main(rest),
         Some((&"verify", rest)) => verify::main(rest),
