@@ -33,19 +33,21 @@ extern "C" {
 #define BAY_ABI_MAJOR 1u
 /** The ABI minor of this header: one number for all tables. */
 #define BAY_ABI_MINOR 0u
-/** Door flag: the host may unmap the library after `fini`, once its sweep finds nothing that the plugin left behind. */
+/** Door flag: the host may unmap the library after `fini`. The host does not use this permission yet. */
 #define BAY_PF_UNLOADABLE 1u
-/** Door flag: the host may run the plugin in a child process. */
+/** Door flag: the host may run the plugin in a child process. The host does not use this permission yet. */
 #define BAY_PF_OUT_OF_PROCESS_OK 2u
-/** Door flag: the host loads at most one instance. */
+/** Door flag: the host must not load two instances. It never does. */
 #define BAY_PF_SINGLETON 4u
+/** Door flag: the plugin keeps no state that belongs to one OS thread, such as thread-local variables. The host moves lightweight threads to other cores only while every loaded plugin has this flag. */
+#define BAY_PF_THREADS_MOVE 8u
 /** `start`: the plugin starts without state. */
 #define BAY_START_FRESH 0u
-/** `start`: the plugin takes over the state of an older instance. */
+/** `start`: the plugin takes over the state of an older instance. The host does not do this yet. */
 #define BAY_START_UPGRADE 1u
 /** `fini`: an operator unloads the plugin. */
 #define BAY_FINI_UNLOAD 0u
-/** `fini`: a newer instance has taken over. The plugin must not shut down anything that it handed over. */
+/** `fini`: a newer instance has taken over. The plugin must not shut down anything that it handed over. The host does not do this yet. */
 #define BAY_FINI_UPGRADED 1u
 /** `fini`: the host shuts down. */
 #define BAY_FINI_SHUTDOWN 2u
@@ -419,8 +421,8 @@ typedef struct bay_io *bay_client_io_get_fn(const struct bay_host *host, uint64_
 /** Returns an I/O that was not submitted to the host. `[thread of the channel]` */
 typedef void bay_client_io_put_fn(const struct bay_host *host, struct bay_io *io);
 
-/** Returns a child of `parent` on another channel, with all fields copied. Never NULL while the number of
- *  children stays within the declared `max_children`. `[thread of the channel]`
+/** Returns a child of `parent` on another channel, with all fields copied. NULL only when the channel is not the
+ *  current thread's. `[thread of the channel]`
  */
 typedef struct bay_io *bay_client_io_derive_fn(const struct bay_host *host, uint64_t chan, struct bay_io *parent);
 
@@ -962,7 +964,7 @@ struct bay_chan_args {
     uint64_t thread;
     /** The host's handle of the channel, for `kick`, `chan_ready` and `chan_closed`. */
     uint64_t host_chan;
-    /** State handed over by an older instance, or NULL. */
+    /** State handed over by an older instance. Always NULL: the host does not hand over state yet. */
     const void *handover;
 };
 
@@ -1042,7 +1044,7 @@ struct bay_bdev_reg {
     uint32_t max_unmap;
     /** Maximum blocks of one write zeroes; 0 = no limit. */
     uint32_t max_write_zeroes;
-    /** Maximum blocks of one copy; 0 = no limit. */
+    /** Maximum blocks of one copy. Not supported yet: must be 0, no limit. */
     uint32_t max_copy;
     /** Metadata bytes per block. */
     uint32_t md_size;
@@ -1054,21 +1056,23 @@ struct bay_bdev_reg {
     uint8_t dif_is_head;
     /** 0 = 16 bit guard, 1 = 32, 2 = 64. */
     uint8_t dif_pi_format;
-    /** Bit mask of the protection information checks. */
+    /** Bit mask of the protection information checks. Not supported yet: must be 0. */
     uint32_t dif_check_flags;
     /** NUMA node, -1 = any. */
     int32_t numa;
-    /** Namespace id of an NVMe bdev, 0 for any other. */
+    /** Namespace id of an NVMe bdev. Not supported yet: must be 0. */
     uint32_t nsid;
-    /** How long the bus waits for I/O in flight before it submits a reset to the module, in milliseconds. */
+    /** How long the bus waits for I/O in flight before it submits a reset to the module, in milliseconds. Not supported
+     *  yet: must be 0.
+     */
     uint32_t reset_drain_ms;
-    /** 1 = buffers must be in the host's DMA regions. The bus copies other data into a bounce buffer. */
+    /** 1 = buffers must be in the host's DMA regions. Not supported yet: must be 0, and the module copies other data itself. */
     uint32_t needs_dma;
     /** Bit `1 << BAY_OP_*` for each op that the module accepts. */
     uint64_t ops_mask;
     /** Must-understand flags that the module accepts. */
     uint32_t must_flags;
-    /** Filters: how many children of one I/O may be in flight at once. */
+    /** Filters: how many children of one I/O may be in flight at once. A hint: the host never refuses a child. */
     uint32_t max_children;
     /** Size of `drv_ctx`, in bytes. */
     uint32_t drv_ctx_size;
@@ -1076,11 +1080,11 @@ struct bay_bdev_reg {
     uint32_t rsv0;
     /** Name of the base bdev of a filter. */
     struct bay_str base;
-    /** Blocks per zone; 0 = not zoned. Draft. */
+    /** Blocks per zone; 0 = not zoned. Not supported yet: must be 0. */
     uint64_t zone_size;
-    /** Maximum number of open zones. Draft. */
+    /** Maximum number of open zones. Not supported yet: must be 0. */
     uint32_t max_open_zones;
-    /** Maximum number of active zones. Draft. */
+    /** Maximum number of active zones. Not supported yet: must be 0. */
     uint32_t max_active_zones;
 };
 

@@ -12,8 +12,8 @@ use super::services::Grant;
 use super::stage::Staged;
 use drivebay_core::reactor::watch;
 use drivebay_plugin_api::{
-    BAY_ABI_MAJOR, BAY_ABI_MINOR, BAY_MAGIC, BAY_PF_THREADS_MOVE, BAY_START_FRESH, bay_bdev_module, bay_log_iface,
-    bay_plugin, bay_quiesce, bay_str, copy_open, id,
+    BAY_ABI_MAJOR, BAY_ABI_MINOR, BAY_MAGIC, BAY_PF_THREADS_MOVE, BAY_START_FRESH, bay_bdev_module,
+    bay_log_iface, bay_plugin, bay_quiesce, bay_str, copy_open, id,
 };
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use std::cell::Cell;

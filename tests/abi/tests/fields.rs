@@ -88,7 +88,10 @@ const REASONS: &[(&str, &str)] = &[
     ("bay_zone", "data of `BAY_OP_ZONE_REPORT`, which the bus passes on without a look"),
     ("bay_bdev_reg.max_children", "a hint: the host has a child for every request of a module"),
     ("BAY_PF_UNLOADABLE", "a permission that the host does not use: libraries stay mapped"),
-    ("BAY_PF_OUT_OF_PROCESS_OK", "a permission that the host does not use: it has no child processes"),
+    (
+        "BAY_PF_OUT_OF_PROCESS_OK",
+        "a permission that the host does not use: it has no child processes",
+    ),
     ("BAY_PF_SINGLETON", "always so: the host never loads two instances of a plugin"),
     ("BAY_START_UPGRADE", "for live upgrade, which the host does not have: it always starts fresh"),
     ("BAY_FINI_UPGRADED", "as `BAY_START_UPGRADE`"),

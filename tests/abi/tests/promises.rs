@@ -42,9 +42,9 @@ fn no_code_of_a_plugin_is_tied_to_an_os_thread() {
         let is_allowed = ALLOWED.iter().any(|(allowed, _)| *allowed == relative);
         // Tests of a file stand at its end.
         let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
-        let code = code.lines().filter(|line| !line.trim_start().starts_with("//"));
-        let has = code.into_iter().any(|line| TIED_TO_A_THREAD.iter().any(|tie| line.contains(tie)));
-        if has && !is_allowed {
+        let mut code = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let is_tied = code.any(|line| TIED_TO_A_THREAD.iter().any(|tie| line.contains(tie)));
+        if is_tied && !is_allowed {
             tied.push(relative);
         }
     }
