@@ -2,7 +2,7 @@
 //! accepts them, writing and parsing the result again must give the same value.
 //!
 //! `cargo xtask fuzz` runs them under libFuzzer. `tests/corpora.rs` runs them on the committed corpora.
-//! To keep a crash as a test, add its file there.
+//! `archive` says where the inputs are.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::unwrap_used,
@@ -34,7 +34,7 @@ fn look<T>(read: T) {
 /// A parser of bytes.
 #[derive(Debug)]
 pub struct Target {
-    /// The name. The corpus has a folder of the same name.
+    /// The name. Its corpus has the same name.
     pub name: &'static str,
     /// Parses the bytes.
     pub run: fn(&[u8]),

@@ -1,30 +1,24 @@
 //! Runs the targets on the committed corpora, and on many small changes of each file, on stable Rust.
-//! To keep a crash that the fuzzer found as a test, add it to the corpus.
+//! To keep a crash that the fuzzer found as a test, add its file to `crashes/TARGET`.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a failed check panics")]
 
 use drivebay_fuzz::TARGETS;
+use drivebay_fuzz_archive::{Corpora, Inputs};
 use std::path::Path;
 
 /// Number of changed inputs for each target.
 const FORMS: usize = 20_000;
 
-fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
-    let mut files: Vec<_> = std::fs::read_dir(&folder)
-        .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
-        .map(|entry| entry.unwrap().path())
-        .map(|path| (path.display().to_string(), std::fs::read(&path).unwrap()))
-        .collect();
-    files.sort();
-    files
+fn corpus(target: &str) -> Inputs {
+    Corpora::new(Path::new(env!("CARGO_MANIFEST_DIR"))).all(target).unwrap()
 }
 
 #[test]
 fn every_target_has_a_corpus_and_takes_it() {
     for target in TARGETS {
-        let files = corpus(target.name);
-        assert!(!files.is_empty(), "{} has no corpus", target.name);
-        for (name, bytes) in files {
+        let inputs = corpus(target.name);
+        assert!(!inputs.is_empty(), "{} has no corpus", target.name);
+        for (name, bytes) in inputs {
             let taken = std::panic::catch_unwind(|| (target.run)(&bytes));
             assert!(taken.is_ok(), "{}: {name}", target.name);
         }
@@ -34,11 +28,11 @@ fn every_target_has_a_corpus_and_takes_it() {
 #[test]
 fn changed_forms_of_the_corpora_are_taken() {
     for target in TARGETS {
-        let files = corpus(target.name);
+        let inputs: Vec<_> = corpus(target.name).into_iter().collect();
         let mut random = Random(0x9e37_79b9_7f4a_7c15);
-        for (name, bytes) in &files {
-            for form in 0..FORMS / files.len() {
-                let (_, other) = &files[random.below(files.len())];
+        for (name, bytes) in &inputs {
+            for form in 0..FORMS / inputs.len() {
+                let (_, other) = &inputs[random.below(inputs.len())];
                 let changed = random.change(bytes, other);
                 let taken = std::panic::catch_unwind(|| (target.run)(&changed));
                 assert!(taken.is_ok(), "{}: form {form} of {name}: {changed:02x?}", target.name);

@@ -3,8 +3,8 @@
 //! It needs no other toolchain: options of rustc insert the coverage counters. The code under test is safe Rust, so a
 //! panic is the only fault to find, and no sanitizer is needed.
 //!
-//! [`target`] runs each target in turn, a minute at a time, until each has had its share. [`merge`] copies new inputs
-//! into the corpora.
+//! [`target`] runs each target in turn, a minute at a time, until each has had its share. [`merge`] writes the archives of
+//! the corpora, with new inputs.
 
 mod merge;
 mod target;
@@ -13,6 +13,8 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::thread;
+
+use drivebay_fuzz_archive::{Corpora, write_files};
 
 use crate::soak::WHOLE;
 use crate::tally::Tally;
@@ -38,7 +40,7 @@ struct Options {
     /// Number of targets that run at once.
     jobs: usize,
     only: Option<String>,
-    /// Runs nothing, and copies new inputs into the corpora.
+    /// Runs nothing, and adds new inputs to the corpora.
     merge: bool,
 }
 
@@ -82,6 +84,9 @@ fn fuzz(options: &Options) -> Result<Tally, String> {
         println!("skipped: {reason}");
         return Ok(Tally { skipped: targets.len() as u64, ..Tally::default() });
     }
+    for target in &targets {
+        write_files(&seeds(target), &corpora().all(target)?)?;
+    }
     let program = build()?;
     let waiting: VecDeque<Run> = targets.into_iter().map(Run::new).collect();
     let waiting = Mutex::new(waiting);
@@ -113,7 +118,8 @@ fn tell(run: &Run, ended: Result<bool, String>) -> Tally {
         Err(why) => {
             let target = &run.target;
             println!(
-                "{target}: {why}; to make the input a test, copy its file to tests/fuzz/corpus/{target}"
+                "{target}: {why}; to make the input a test, copy its file to tests/fuzz/crashes/{target}, with a name \
+                 that says what it is"
             );
             Tally::BROKEN
         }
@@ -131,13 +137,13 @@ fn build() -> Result<PathBuf, String> {
     Ok(folder().join(HOST).join("release/drivebay-libfuzzer"))
 }
 
-/// The folder for the build, new inputs and logs.
+/// The folder for the build, unpacked corpora, new inputs and logs.
 fn folder() -> PathBuf {
     run::target().join("fuzz")
 }
 
 fn chosen(options: &Options) -> Result<Vec<String>, String> {
-    let mut targets = targets()?;
+    let mut targets = corpora().targets()?;
     if let Some(only) = &options.only {
         let all = targets.join(", ");
         targets.retain(|target| target == only);
@@ -148,20 +154,13 @@ fn chosen(options: &Options) -> Result<Vec<String>, String> {
     Ok(targets)
 }
 
-/// The names of the targets: those of the corpora's folders.
-fn targets() -> Result<Vec<String>, String> {
-    let folder = corpora();
-    let told = |error: std::io::Error| format!("{}: {error}", folder.display());
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(&folder).map_err(told)? {
-        names.push(entry.map_err(told)?.file_name().to_string_lossy().into_owned());
-    }
-    names.sort();
-    Ok(names)
+fn corpora() -> Corpora {
+    Corpora::new(&run::top().join("tests/fuzz"))
 }
 
-fn corpora() -> PathBuf {
-    run::top().join("tests/fuzz/corpus")
+/// The folder with the unpacked corpus of a target.
+fn seeds(target: &str) -> PathBuf {
+    folder().join("seeds").join(target)
 }
 
 /// The part that libFuzzer needs and this machine lacks.
@@ -186,13 +185,13 @@ mod tests {
         let unknown = parse(&["--only", "nothing"]).unwrap_or_else(|_| panic!("it is a name"));
         assert!(chosen(&unknown).is_err_and(|why| why.contains("nvme_tcp_connection")));
         let made = include_str!("../../fuzz/src/lib.rs").matches("Target { name: ").count();
-        assert_eq!(targets().map(|targets| targets.len()), Ok(made));
+        assert_eq!(corpora().targets().map(|targets| targets.len()), Ok(made));
     }
 
     #[test]
     fn the_page_on_testing_names_every_target() {
         let page = include_str!("../../../docs/testing.md");
-        for target in targets().unwrap_or_else(|why| panic!("{why}")) {
+        for target in corpora().targets().unwrap_or_else(|why| panic!("{why}")) {
             assert!(page.contains(&format!("`{target}`")), "it does not name {target}");
         }
     }

@@ -39,7 +39,7 @@ cargo xtask TASK
   fuzz [--seconds N] [--wall] [--jobs N] [--only TARGET]
                                     run libFuzzer on every parser of bytes from outside: 10 s of processor time
                                     for each, with --wall 10 s by the clock
-  fuzz --merge [--only TARGET]      add the inputs that libFuzzer found to the committed corpora
+  fuzz --merge [--only TARGET]      write the archives of the corpora, with the inputs that libFuzzer found
   asan [CRATE ...]                  run the Rust tests under AddressSanitizer, in a target folder of their own
   door                              count the instructions that the plugin ABI adds to an I/O
   golden                            build the plugin binaries of tests/abi/golden again

@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::folder;
+use super::{folder, seeds};
 use crate::run;
 
 /// The longest run of libFuzzer, in seconds.
@@ -102,7 +102,7 @@ impl Run {
             .args(["-max_len=8192", "-rss_limit_mb=2048", "-print_final_stats=1"])
             .arg(format!("-artifact_prefix={}/{target}-", artifacts.display()))
             .arg(&found)
-            .arg(format!("tests/fuzz/corpus/{target}"))
+            .arg(seeds(target))
             .stdin(Stdio::null())
             .stderr(File::create(&log).map_err(in_log)?);
         let output = command.output().map_err(|error| format!("sh: {error}"))?;
