@@ -120,8 +120,8 @@ impl Project {
             words.iter().fold(text.to_owned(), |text, (word, with)| text.replace(word, with))
         };
         let mut text = fill(template.text);
-        if self.lang == Lang::C && self.kind == Kind::Bdev && template.path.ends_with(".c") {
-            text = text.replace("ramdisk", &self.name);
+        if let Some(original) = templates::original(self.kind, self.lang) {
+            text = text.replace(original, &self.name);
         }
         File { path: fill(template.path), text, is_executable: template.is_executable }
     }
@@ -235,7 +235,8 @@ mod tests {
                     continue;
                 };
                 for file in files.iter().filter(|file| !file.path.starts_with("include/")) {
-                    assert!(!file.text.contains("ramdisk"), "{kind:?} {lang:?} {}", file.path);
+                    let of_another = ["ramdisk", "passthru"].map(|name| file.text.contains(name));
+                    assert_eq!(of_another, [false; 2], "{kind:?} {lang:?} {}", file.path);
                     assert!(!file.text.contains("{{n"), "{}", file.path);
                 }
             }

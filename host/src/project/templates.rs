@@ -1,4 +1,5 @@
-//! The templates of `drivebay plugin new`: `templates/` and `sdk/c`, embedded in the program.
+//! The templates of `drivebay plugin new`, embedded in the program: `templates/`, `sdk/c`, and a plugin that is a template
+//! itself.
 
 use super::{Kind, Lang};
 
@@ -25,7 +26,7 @@ macro_rules! template {
 
 const RUST: &[Template] = &[
     template!("Cargo.toml", "templates/rust/common/Cargo.toml"),
-    template!("LICENSE", "templates/rust/common/LICENSE"),
+    template!("LICENSE", "templates/LICENSE"),
     template!(".gitignore", "templates/rust/common/gitignore"),
     template!("rustfmt.toml", "templates/rust/common/rustfmt.toml"),
     template!("check", "templates/rust/common/check", executable),
@@ -37,8 +38,8 @@ const RUST_BDEV: &[Template] = &[
 ];
 const RUST_FILTER: &[Template] = &[
     template!("README.md", "templates/rust/filter/README.md"),
-    template!("src/lib.rs", "templates/rust/filter/src/lib.rs"),
-    template!("src/tests.rs", "templates/rust/filter/src/tests.rs"),
+    template!("src/lib.rs", "plugins/filter/passthru/src/lib.rs"),
+    template!("src/tests.rs", "plugins/filter/passthru/src/tests.rs"),
 ];
 const RUST_TRANSPORT: &[Template] = &[
     template!("README.md", "templates/rust/transport/README.md"),
@@ -56,11 +57,10 @@ const RUST_TARGET: &[Template] = &[
 ];
 const C: &[Template] = &[
     template!("Makefile", "templates/c/common/Makefile"),
-    template!("LICENSE", "templates/c/common/LICENSE"),
+    template!("LICENSE", "templates/LICENSE"),
     template!(".gitignore", "templates/c/common/gitignore"),
     template!("check", "templates/c/common/check", executable),
 ];
-/// The example of the SDK is the template.
 const C_BDEV: &[Template] = &[
     template!("README.md", "templates/c/bdev/README.md"),
     template!("{{name}}.c", "sdk/c/examples/ramdisk.c"),
@@ -88,6 +88,15 @@ pub(super) fn of(kind: Kind, lang: Lang) -> Option<[&'static [Template]; 2]> {
         (Lang::C, Kind::Filter) => [C, C_FILTER],
         (Lang::C, Kind::Transport | Kind::Target) => return None,
     })
+}
+
+/// The plugin whose source is the template. The name of the project replaces its name.
+pub(super) fn original(kind: Kind, lang: Lang) -> Option<&'static str> {
+    match (lang, kind) {
+        (Lang::C, Kind::Bdev) => Some("ramdisk"),
+        (Lang::Rust, Kind::Filter) => Some("passthru"),
+        _ => None,
+    }
 }
 
 /// The crates that a kind needs in addition to the SDK, as lines of `[dependencies]`.

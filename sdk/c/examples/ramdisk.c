@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
-  * ramdisk: disks in memory. The smallest bdev module in C. Copy it to start your own.
+ * ramdisk: disks in memory. The smallest bdev module in C. Copy it to start your own.
  *
  *     cc -shared -fPIC -O2 $(pkg-config --cflags drivebay) -o ramdisk.so ramdisk.c
  *     drivebay rpc bdev_ramdisk_create '{"name":"R0","num_blocks":131072,"block_size":512}'
  *
-  * Read it from the bottom up: the last line is the door, `start` registers two methods, `create` creates a
-  * disk and registers it, `submit` does its I/O. All code except `submit` and the two channel functions runs
-  * on the app thread, so the list of disks needs no lock.
+ * Read it from the bottom up: the last line is the door, `start` registers two methods, `create` creates a
+ * disk and registers it, `submit` does its I/O. All code except `submit` and the two channel functions runs
+ * on the app thread, so the list of disks needs no lock.
  */
 #include "bay_rpc.h"
 #include <stdlib.h>

@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
-  * unix: NVMe over Fabrics over Unix sockets. A transport for the target plugin `nvmf`.
+ * unix: NVMe over Fabrics over Unix sockets. A transport for the target plugin `nvmf`.
  *
  *     cc -shared -fPIC -O2 $(pkg-config --cflags drivebay) -o unix.so unix_transport.c
  *     drivebay rpc nvmf_create_transport '{"trtype":"UNIX"}'
  *
-  * Format of the data on a connection, all numbers little-endian:
+ * Format of the data on a connection, all numbers little-endian:
  *
  *     to the target:  u32 length of the data | u32 0 | 64-byte command  | data
  *     to the host:    u32 length of the data | u32 0 | 16-byte response | data
  *
-  * The transport listens and accepts on the app thread. It passes each connection to the target, which
-  * adds it to a group; each poll group's thread has one group. The group lends requests to the target with
-  * `exec`. The target returns each with `complete`, exactly once, possibly during `exec`.
+ * The transport listens and accepts on the app thread. It passes each connection to the target, which
+ * adds it to a group; each poll group's thread has one group. The group lends requests to the target with
+ * `exec`. The target returns each with `complete`, exactly once, possibly during `exec`.
  */
 #define _GNU_SOURCE /* accept4 */
 #include "bay_rpc.h"

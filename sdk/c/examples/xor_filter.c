@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
-  * xor: a filter that masks the data of its base bdev with a key. This is obfuscation, not encryption.
+ * xor: a filter that masks the data of its base bdev with a key. This is obfuscation, not encryption.
  *
  *     cc -shared -fPIC -O2 $(pkg-config --cflags drivebay) -o xor.so xor_filter.c
  *     drivebay rpc bdev_xor_create '{"name":"X0","base_bdev_name":"R0","key":42}'
  *
-  * A filter is a module and a client at once: it registers a bdev and opens its base. For each I/O (the
-  * parent) it submits one to the base (the child). The child's callback completes the parent.
+ * A filter is a module and a client at once: it registers a bdev and opens its base. For each I/O (the
+ * parent) it submits one to the base (the child). The child's callback completes the parent.
  *
  *     client ─▶ submit(parent) ─▶ io_derive, submit(child) ─▶ base ─▶ ended(child) ─▶ complete_from(parent)
+ *
+ * Read it from the bottom up: the last line is the door, `start` registers two methods, `create` creates a
+ * filter and registers it, `submit` does its I/O. All code except the I/O runs on the app thread.
  */
 #include "bay_rpc.h"
 #include <stdlib.h>
@@ -125,7 +128,7 @@ static int32_t chan_create(void *ctx, const struct bay_chan_args *args, void **m
     if (!chan)
         return -ENOMEM;
     chan->filter = (const struct filter *)ctx;
-    int32_t status = client->chan_get(host, chan->filter->base, &chan->base);
+    int32_t status = client->chan_get(host, ((const struct filter *)ctx)->base, &chan->base);
     if (status != 0)
         free(chan);
     else
@@ -197,7 +200,7 @@ static int32_t register_filter(struct filter *filter) {
         .ctx = filter,
         .ops = &ops,
         .name = bay_str_of(filter->made_by.name, strlen(filter->made_by.name)),
-        .product = BAY_STR("XOR filter in C"),
+        .product = BAY_STR("xor filter"),
         .base = base.name,
         .block_size = base.block_size,
         .num_blocks = base.num_blocks,
@@ -246,11 +249,12 @@ static const struct bay_param create_params[] = {
     BAY_TEXT_PARAM(struct params, base_bdev_name, true, "Name of the base bdev."),
     BAY_U64_PARAM(struct params, key, true, 1, UINT64_MAX, "Key that masks the data."),
 };
+enum { CREATE_PARAMS = sizeof(create_params) / sizeof(create_params[0]) };
 
 static void create(void *ctx, uint64_t call, struct bay_str json) {
     (void)ctx;
     struct params params;
-    if (!bay_params_or_refuse(host, rpc, call, json, create_params, 3, &params))
+    if (!bay_params_or_refuse(host, rpc, call, json, create_params, CREATE_PARAMS, &params))
         return;
     int32_t status = make_filter(&params);
     if (status != 0) {
@@ -300,10 +304,10 @@ static int32_t init(const struct bay_host *given, void **state) {
 
 static int32_t start(void *state, uint32_t how) {
     (void)state, (void)how;
-    int32_t status = bay_method(host, rpc, "bdev_xor_create", "Creates a masking filter on a bdev.", create_params, 3,
-                                create, NULL);
+    int32_t status = bay_method(host, rpc, "bdev_xor_create", "Creates a filter on a bdev.", create_params,
+                                CREATE_PARAMS, create, NULL);
     if (status == 0)
-        status = bay_method(host, rpc, "bdev_xor_delete", "Deletes the filter. The data on the base stays masked.",
+        status = bay_method(host, rpc, "bdev_xor_delete", "Deletes a filter. The data stays on its base.",
                             delete_params, 1, delete, NULL);
     return status;
 }

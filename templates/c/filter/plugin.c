@@ -1,12 +1,12 @@
 /* {{name}}: a filter that passes all I/O on to its base. Add your own code.
  *
-  * A filter is a module and a client at once: it registers a bdev and opens its base. For each I/O (the
-  * parent) it submits one to the base (the child). The child's callback completes the parent.
+ * A filter is a module and a client at once: it registers a bdev and opens its base. For each I/O (the
+ * parent) it submits one to the base (the child). The child's callback completes the parent.
  *
  *     client ─▶ submit(parent) ─▶ io_derive, submit(child) ─▶ base ─▶ ended(child) ─▶ complete_from(parent)
  *
-  * Read it from the bottom up: the last line is the door, `start` registers two methods, `create` creates a
-  * filter and registers it, `submit` does its I/O. All code except the I/O runs on the app thread.
+ * Read it from the bottom up: the last line is the door, `start` registers two methods, `create` creates a
+ * filter and registers it, `submit` does its I/O. All code except the I/O runs on the app thread.
  */
 #include "bay_rpc.h"
 #include <stdlib.h>
@@ -56,7 +56,7 @@ static int32_t chan_create(void *ctx, const struct bay_chan_args *args, void **m
     struct chan *chan = (struct chan *)calloc(1, sizeof(*chan));
     if (!chan)
         return -ENOMEM;
-    int32_t status = client->chan_get(host, ((struct filter *)ctx)->base, &chan->base);
+    int32_t status = client->chan_get(host, ((const struct filter *)ctx)->base, &chan->base);
     if (status != 0)
         free(chan);
     else
@@ -177,11 +177,12 @@ static const struct bay_param create_params[] = {
     BAY_TEXT_PARAM(struct params, name, true, "Name of the new bdev."),
     BAY_TEXT_PARAM(struct params, base_bdev_name, true, "Name of the base bdev."),
 };
+enum { CREATE_PARAMS = sizeof(create_params) / sizeof(create_params[0]) };
 
 static void create(void *ctx, uint64_t call, struct bay_str json) {
     (void)ctx;
     struct params params;
-    if (!bay_params_or_refuse(host, rpc, call, json, create_params, 2, &params))
+    if (!bay_params_or_refuse(host, rpc, call, json, create_params, CREATE_PARAMS, &params))
         return;
     int32_t status = make_filter(&params);
     if (status != 0) {
@@ -230,10 +231,10 @@ static int32_t init(const struct bay_host *given, void **state) {
 
 static int32_t start(void *state, uint32_t how) {
     (void)state, (void)how;
-    int32_t status = bay_method(host, rpc, "bdev_{{name}}_create", "Creates a filter on a bdev.", create_params, 2,
-                                create, NULL);
+    int32_t status = bay_method(host, rpc, "bdev_{{name}}_create", "Creates a filter on a bdev.", create_params,
+                                CREATE_PARAMS, create, NULL);
     if (status == 0)
-        status = bay_method(host, rpc, "bdev_{{name}}_delete", "Deletes the filter.",
+        status = bay_method(host, rpc, "bdev_{{name}}_delete", "Deletes a filter. The data stays on its base.",
                             delete_params, 1, delete, NULL);
     return status;
 }

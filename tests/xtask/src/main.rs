@@ -19,6 +19,7 @@ mod prepare;
 mod run;
 mod soak;
 mod tally;
+mod templates;
 mod test;
 mod verify;
 
@@ -46,6 +47,7 @@ cargo xtask TASK
   verify ADDRESS NQN BYTES          write a disk that is served over NVMe/TCP, and read it back
   docs [--check]                    generate docs/rpc from the methods' declarations; --check only
                                     reports the files that differ
+  templates                         write the files that a template and an example of the SDK share
   prepare                           install (as root, on Debian or Ubuntu) or list what is missing
 
 Exit status: 0 all went well, 1 something failed, 2 wrong usage.
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         Some((&"fuzz", rest)) => fuzz::main(rest),
         Some((&"docs", rest)) => docs::main(rest),
         Some((&"asan", rest)) => asan::main(rest),
+        Some((&"templates", rest)) => templates::main(rest),
         Some((&"door", rest)) => door::main(rest),
         Some((&"golden", rest)) => golden::main(rest),
         Some((&"verify", rest)) => verify::main(rest),

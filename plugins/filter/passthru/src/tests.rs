@@ -1,10 +1,12 @@
+//! Tests the plugin in a fake host, with a base from this file.
+
 use super::*;
 use drivebay_sdk::bdev::register;
 use drivebay_sdk::rpc::NoParams;
 use drivebay_sdk::serde_json::{Value, json};
 use drivebay_sdk::testing::FakeHost;
 
-/// A base that reads as sevens, and fails I/O to its last block.
+/// A base whose blocks read as sevens, except the last, which cannot be read.
 struct Sevens(String);
 
 impl Bdev for Sevens {
@@ -13,9 +15,6 @@ impl Bdev for Sevens {
     const PRODUCT: &'static str = "sevens";
     const OPS: OpSet = OpSet::READ;
 
-    fn create(_: &App, _: NoParams) -> Result<Self> {
-        Err(Error::no_such_device())
-    }
     fn name(&self) -> &str {
         &self.0
     }
@@ -42,23 +41,27 @@ fn host() -> FakeHost {
     FakeHost::load(&bay_door::bay_plugin_v1)
 }
 
+// The tests of a library share the names of bdevs, so each test has its own names.
 fn add_base(host: &FakeHost, name: &str) {
     register(host.app(), Sevens(name.into()), "none", Value::Null).unwrap();
 }
 
+fn params(name: &str, base: &str) -> Value {
+    json!({"name": name, "base_bdev_name": base})
+}
+
 fn create(host: &FakeHost, name: &str, base: &str) {
-    let params = json!({"name": name, "base_bdev_name": base});
-    assert_eq!(host.call("bdev_passthru_create", &params).unwrap(), name);
+    assert_eq!(host.call("bdev_passthru_create", &params(name, base)).unwrap(), name);
 }
 
 #[test]
-fn io_goes_to_the_base_and_its_end_comes_back_with_detail() {
+fn io_goes_to_the_base_and_comes_back() {
     let host = host();
     add_base(&host, "base1");
-    create(&host, "pt1", "base1");
-    let registered = host.registered("pt1").unwrap();
+    create(&host, "over1", "base1");
+    let registered = host.registered("over1").unwrap();
     assert_eq!((registered.num_blocks, registered.ops_mask), (8, OpSet::READ.bits()));
-    let (channel, _desc) = host.open("pt1");
+    let (channel, _desc) = host.open("over1");
     let mut data = vec![0; 512];
     let result = host.io(&channel, Op::Read(Range::new(6, 1)), IoFlags::NONE, &mut data);
     assert_eq!((result.status, data.as_slice()), (Status::SUCCESS, [7; 512].as_slice()));
@@ -69,38 +72,38 @@ fn io_goes_to_the_base_and_its_end_comes_back_with_detail() {
 #[test]
 fn it_waits_for_its_base_and_follows_it() {
     let host = host();
-    create(&host, "pt2", "base2");
-    assert!(host.registered("pt2").is_none());
+    create(&host, "over2", "base2");
+    assert!(host.registered("over2").is_none());
     add_base(&host, "base2");
-    assert!(host.registered("pt2").is_some());
+    assert!(host.registered("over2").is_some());
     drivebay_sdk::bdev::find::<Sevens>("base2").unwrap().unregister(host.app(), |_, _| {});
     host.run();
-    assert!(host.registered("pt2").is_none() && host.registered("base2").is_none());
+    assert!(host.registered("over2").is_none() && host.registered("base2").is_none());
     add_base(&host, "base2");
-    assert!(host.registered("pt2").is_some());
+    assert!(host.registered("over2").is_some());
 }
 
 #[test]
-fn a_base_has_one_passthru() {
+fn a_base_has_one_filter() {
     let host = host();
     add_base(&host, "base3");
-    create(&host, "pt3", "base3");
-    let params = json!({"name": "other", "base_bdev_name": "base3"});
-    assert_eq!(host.call("bdev_passthru_create", &params).unwrap_err().code, -1);
+    create(&host, "over3", "base3");
+    let error = host.call("bdev_passthru_create", &params("other", "base3")).unwrap_err();
+    assert_eq!(error.code, -1);
 }
 
 #[test]
 fn deleting_ends_it_and_also_the_wait() {
     let host = host();
     add_base(&host, "base4");
-    create(&host, "pt4", "base4");
-    create(&host, "pt5", "base5");
-    for name in ["pt4", "pt5"] {
+    create(&host, "over4", "base4");
+    create(&host, "over5", "base5");
+    for name in ["over4", "over5"] {
         assert_eq!(host.call("bdev_passthru_delete", &json!({"name": name})).unwrap(), true);
         assert!(host.registered(name).is_none());
         let error = host.call("bdev_passthru_delete", &json!({"name": name})).unwrap_err();
         assert_eq!((error.code, error.message.as_str()), (-19, "No such device"));
     }
     add_base(&host, "base5");
-    assert!(host.registered("pt5").is_none());
+    assert!(host.registered("over5").is_none());
 }
