@@ -19,6 +19,15 @@ class PluginGuide(unittest.TestCase):
     def test_a_filter_the_whole_way_in_rust(self):
         self.check("filter.md")
 
+    def test_a_device_that_answers_later(self):
+        self.check("slow-device.md")
+
+    def test_a_disk_on_two_disks(self):
+        self.check("two-bases.md")
+
+    def test_a_disk_that_returns(self):
+        self.check("returning-disk.md")
+
     def test_a_bdev_and_a_filter_the_whole_way_in_c(self):
         self.check("in-c.md", wants_sdk=False)
 

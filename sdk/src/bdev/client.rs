@@ -181,7 +181,8 @@ impl Channel {
     /// As [`pass`](Self::pass), at `lba + offset` instead of `lba`.
     #[inline]
     pub fn pass_at_offset(&self, io: BdevIo, offset: u64) {
-        let lba = io.lba().wrapping_add(offset);
+        // An I/O past the end of this bdev must not wrap around to a block of the other.
+        let lba = io.lba().saturating_add(offset);
         self.pass_at(io, lba);
     }
 

@@ -70,8 +70,6 @@ fn invalid(text: String) -> Error {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failed check panics")]
-
     use super::*;
 
     fn inputs(names: &[&str]) -> Inputs {

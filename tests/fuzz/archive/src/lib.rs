@@ -160,8 +160,6 @@ fn at(path: &Path, error: &io::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failed check panics")]
-
     use super::*;
 
     fn inputs(pairs: &[(&str, &[u8])]) -> Inputs {
