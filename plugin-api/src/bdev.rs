@@ -31,6 +31,8 @@ pub const BAY_BDEV_FILTER: u32 = 4;
 /// Registration flag: the bdev discards written data, and a read does not change its buffers.
 /// A client that passes read data on must clear the buffers before the read.
 pub const BAY_BDEV_NO_DATA: u32 = 8;
+/// Registration flag: blocks that an unmap has deallocated read as zeroes. An unmap may still leave blocks unchanged.
+pub const BAY_BDEV_UNMAPPED_ZEROES: u32 = 16;
 
 /// `open`: writes are allowed.
 pub const BAY_OPEN_WRITE: u32 = 1;
@@ -71,6 +73,9 @@ functions! {
     fn bay_dump_fn(bdev: *mut c_void, sink: *const bay_sink);
     /// Resets the module's own counters to zero. `[thread of the registration]`
     fn bay_reset_stats_fn(bdev: *mut c_void);
+    /// Writes the size of the pool that the bdev takes its space from, and the free part of it, in blocks of the bdev. Writes
+    /// nothing when there is no pool or its size is unknown. Returns at once. `[any reactor, also several at once]`
+    fn bay_space_fn(bdev: *mut c_void, total: *mut u64, free: *mut u64);
 
     /// Registers a bdev on the bus and stores its handle. Returns 0 or a negative errno. `[app thread]`
     fn bay_bdev_register_fn(host: *const bay_host, reg: *const bay_bdev_reg, id: *mut u64) -> i32;
@@ -290,6 +295,8 @@ structs! {
         dump_stats: Option<bay_dump_fn>,
         /// Resets the module's own counters; may be NULL.
         reset_stats: Option<bay_reset_stats_fn>,
+        /// Reports the space of the pool that the bdev takes its space from; may be NULL.
+        space: Option<bay_space_fn>,
     }
 
     /// Describes a bdev to the bus. `register` copies texts and lists.
@@ -419,6 +426,10 @@ structs! {
         must_flags: u32,
         /// Name of the bdev; valid while the descriptor is open.
         name: bay_str,
+        /// Size of the pool that the bdev takes its space from, in blocks of the bdev; 0 = none, or unknown.
+        pool_blocks: u64,
+        /// Free blocks of the pool now. Other bdevs may take them, too.
+        pool_free: u64,
     }
 
     /// An entry of a wait queue. The memory belongs to the waiter; the host links it until it calls `cb`.

@@ -161,6 +161,8 @@ extern "C" {
 #define BAY_BDEV_FILTER 4u
 /** Registration flag: the bdev discards written data, and a read does not change its buffers. A client that passes read data on must clear the buffers before the read. */
 #define BAY_BDEV_NO_DATA 8u
+/** Registration flag: blocks that an unmap has deallocated read as zeroes. An unmap may still leave blocks unchanged. */
+#define BAY_BDEV_UNMAPPED_ZEROES 16u
 /** `open`: writes are allowed. */
 #define BAY_OPEN_WRITE 1u
 /** Event: the bdev is being removed. Close the descriptor as soon as its I/O has completed. */
@@ -337,6 +339,11 @@ typedef void bay_dump_fn(void *bdev, const struct bay_sink *sink);
 
 /** Resets the module's own counters to zero. `[thread of the registration]` */
 typedef void bay_reset_stats_fn(void *bdev);
+
+/** Writes the size of the pool that the bdev takes its space from, and the free part of it, in blocks of the bdev. Writes
+ *  nothing when there is no pool or its size is unknown. Returns at once. `[any reactor, also several at once]`
+ */
+typedef void bay_space_fn(void *bdev, uint64_t *total, uint64_t *free);
 
 /** Registers a bdev on the bus and stores its handle. Returns 0 or a negative errno. `[app thread]` */
 typedef int32_t bay_bdev_register_fn(const struct bay_host *host, const struct bay_bdev_reg *reg, uint64_t *id);
@@ -996,6 +1003,8 @@ struct bay_bdev_ops {
     bay_dump_fn *dump_stats;
     /** Resets the module's own counters; may be NULL. */
     bay_reset_stats_fn *reset_stats;
+    /** Reports the space of the pool that the bdev takes its space from; may be NULL. */
+    bay_space_fn *space;
 };
 
 /** Describes a bdev to the bus. `register` copies texts and lists.
@@ -1130,6 +1139,10 @@ struct bay_bdev_info {
     uint32_t must_flags;
     /** Name of the bdev; valid while the descriptor is open. */
     struct bay_str name;
+    /** Size of the pool that the bdev takes its space from, in blocks of the bdev; 0 = none, or unknown. */
+    uint64_t pool_blocks;
+    /** Free blocks of the pool now. Other bdevs may take them, too. */
+    uint64_t pool_free;
 };
 
 /** An entry of a wait queue. The memory belongs to the waiter; the host links it until it calls `cb`.
@@ -1841,7 +1854,7 @@ BAY_ASSERT(offsetof(struct bay_chan_args, host_chan) == 16, "bay_chan_args.host_
 BAY_ASSERT(sizeof(((struct bay_chan_args *)0)->host_chan) == 8, "bay_chan_args.host_chan");
 BAY_ASSERT(offsetof(struct bay_chan_args, handover) == 24, "bay_chan_args.handover");
 BAY_ASSERT(sizeof(((struct bay_chan_args *)0)->handover) == 8, "bay_chan_args.handover");
-BAY_ASSERT(sizeof(struct bay_bdev_ops) == 80, "bay_bdev_ops");
+BAY_ASSERT(sizeof(struct bay_bdev_ops) == 88, "bay_bdev_ops");
 BAY_ASSERT(BAY_ALIGNOF(struct bay_bdev_ops) == 8, "bay_bdev_ops");
 BAY_ASSERT(offsetof(struct bay_bdev_ops, size) == 0, "bay_bdev_ops.size");
 BAY_ASSERT(sizeof(((struct bay_bdev_ops *)0)->size) == 4, "bay_bdev_ops.size");
@@ -1865,6 +1878,8 @@ BAY_ASSERT(offsetof(struct bay_bdev_ops, dump_stats) == 64, "bay_bdev_ops.dump_s
 BAY_ASSERT(sizeof(((struct bay_bdev_ops *)0)->dump_stats) == 8, "bay_bdev_ops.dump_stats");
 BAY_ASSERT(offsetof(struct bay_bdev_ops, reset_stats) == 72, "bay_bdev_ops.reset_stats");
 BAY_ASSERT(sizeof(((struct bay_bdev_ops *)0)->reset_stats) == 8, "bay_bdev_ops.reset_stats");
+BAY_ASSERT(offsetof(struct bay_bdev_ops, space) == 80, "bay_bdev_ops.space");
+BAY_ASSERT(sizeof(((struct bay_bdev_ops *)0)->space) == 8, "bay_bdev_ops.space");
 BAY_ASSERT(sizeof(struct bay_bdev_reg) == 224, "bay_bdev_reg");
 BAY_ASSERT(BAY_ALIGNOF(struct bay_bdev_reg) == 8, "bay_bdev_reg");
 BAY_ASSERT(offsetof(struct bay_bdev_reg, size) == 0, "bay_bdev_reg.size");
@@ -1949,7 +1964,7 @@ BAY_ASSERT(offsetof(struct bay_bdev_reg, max_open_zones) == 216, "bay_bdev_reg.m
 BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->max_open_zones) == 4, "bay_bdev_reg.max_open_zones");
 BAY_ASSERT(offsetof(struct bay_bdev_reg, max_active_zones) == 220, "bay_bdev_reg.max_active_zones");
 BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->max_active_zones) == 4, "bay_bdev_reg.max_active_zones");
-BAY_ASSERT(sizeof(struct bay_bdev_info) == 96, "bay_bdev_info");
+BAY_ASSERT(sizeof(struct bay_bdev_info) == 112, "bay_bdev_info");
 BAY_ASSERT(BAY_ALIGNOF(struct bay_bdev_info) == 8, "bay_bdev_info");
 BAY_ASSERT(offsetof(struct bay_bdev_info, size) == 0, "bay_bdev_info.size");
 BAY_ASSERT(sizeof(((struct bay_bdev_info *)0)->size) == 4, "bay_bdev_info.size");
@@ -1989,6 +2004,10 @@ BAY_ASSERT(offsetof(struct bay_bdev_info, must_flags) == 76, "bay_bdev_info.must
 BAY_ASSERT(sizeof(((struct bay_bdev_info *)0)->must_flags) == 4, "bay_bdev_info.must_flags");
 BAY_ASSERT(offsetof(struct bay_bdev_info, name) == 80, "bay_bdev_info.name");
 BAY_ASSERT(sizeof(((struct bay_bdev_info *)0)->name) == 16, "bay_bdev_info.name");
+BAY_ASSERT(offsetof(struct bay_bdev_info, pool_blocks) == 96, "bay_bdev_info.pool_blocks");
+BAY_ASSERT(sizeof(((struct bay_bdev_info *)0)->pool_blocks) == 8, "bay_bdev_info.pool_blocks");
+BAY_ASSERT(offsetof(struct bay_bdev_info, pool_free) == 104, "bay_bdev_info.pool_free");
+BAY_ASSERT(sizeof(((struct bay_bdev_info *)0)->pool_free) == 8, "bay_bdev_info.pool_free");
 BAY_ASSERT(sizeof(struct bay_wait) == 32, "bay_wait");
 BAY_ASSERT(BAY_ALIGNOF(struct bay_wait) == 8, "bay_wait");
 BAY_ASSERT(offsetof(struct bay_wait, cb) == 0, "bay_wait.cb");
@@ -2467,9 +2486,9 @@ BAY_ASSERT(sizeof(((struct bay_pci_api *)0)->share) == 8, "bay_pci_api.share");
     "bay_zone:size=32,align=8,closed;lba@0+8=u64;capacity@8+8=u64;write_pointer@16+8=u64;state@24+1=u8;kind@25+1=u8;rsv@26+6=[u8;6]\n" \
     "bay_io_ext:size=16,align=8,open;size@0+4=u32;valid@4+4=u32;trace_id@8+8=u64\n" \
     "bay_chan_args:size=32,align=8,open;size@0+4=u32;numa@4+4=i32;thread@8+8=u64;host_chan@16+8=u64;handover@24+8=*constc_void\n" \
-    "bay_bdev_ops:size=80,align=8,open;size@0+4=u32;flags@4+4=u32;submit@8+8=Option<bay_submit_fn>;flush@16+8=Option<bay_flush_fn>;chan_create@24+8=Option<bay_chan_create_fn>;chan_destroy@32+8=Option<bay_chan_destroy_fn>;destruct@40+8=Option<bay_destruct_fn>;dump_info@48+8=Option<bay_dump_fn>;write_config@56+8=Option<bay_dump_fn>;dump_stats@64+8=Option<bay_dump_fn>;reset_stats@72+8=Option<bay_reset_stats_fn>\n" \
+    "bay_bdev_ops:size=88,align=8,open;size@0+4=u32;flags@4+4=u32;submit@8+8=Option<bay_submit_fn>;flush@16+8=Option<bay_flush_fn>;chan_create@24+8=Option<bay_chan_create_fn>;chan_destroy@32+8=Option<bay_chan_destroy_fn>;destruct@40+8=Option<bay_destruct_fn>;dump_info@48+8=Option<bay_dump_fn>;write_config@56+8=Option<bay_dump_fn>;dump_stats@64+8=Option<bay_dump_fn>;reset_stats@72+8=Option<bay_reset_stats_fn>;space@80+8=Option<bay_space_fn>\n" \
     "bay_bdev_reg:size=224,align=8,open;size@0+4=u32;flags@4+4=u32;ctx@8+8=*mutc_void;ops@16+8=*constbay_bdev_ops;name@24+16=bay_str;product@40+16=bay_str;aliases@56+8=*constbay_str;naliases@64+4=u32;block_size@68+4=u32;num_blocks@72+8=u64;uuid@80+16=[u8;16];phys_block_size@96+4=u32;write_unit@100+4=u32;atomic_write_unit@104+4=u32;align@108+4=u32;optimal_boundary@112+4=u32;max_segments@116+4=u32;max_segment_size@120+4=u32;max_io_blocks@124+4=u32;max_unmap@128+4=u32;max_write_zeroes@132+4=u32;max_copy@136+4=u32;md_size@140+4=u32;md_interleave@144+1=u8;dif_type@145+1=u8;dif_is_head@146+1=u8;dif_pi_format@147+1=u8;dif_check_flags@148+4=u32;numa@152+4=i32;nsid@156+4=u32;reset_drain_ms@160+4=u32;needs_dma@164+4=u32;ops_mask@168+8=u64;must_flags@176+4=u32;max_children@180+4=u32;drv_ctx_size@184+4=u32;rsv0@188+4=u32;base@192+16=bay_str;zone_size@208+8=u64;max_open_zones@216+4=u32;max_active_zones@220+4=u32\n" \
-    "bay_bdev_info:size=96,align=8,open;size@0+4=u32;flags@4+4=u32;num_blocks@8+8=u64;block_size@16+4=u32;phys_block_size@20+4=u32;ops_mask@24+8=u64;uuid@32+16=[u8;16];write_unit@48+4=u32;atomic_write_unit@52+4=u32;align@56+4=u32;optimal_boundary@60+4=u32;md_size@64+4=u32;md_interleave@68+1=u8;dif_type@69+1=u8;dif_is_head@70+1=u8;dif_pi_format@71+1=u8;numa@72+4=i32;must_flags@76+4=u32;name@80+16=bay_str\n" \
+    "bay_bdev_info:size=112,align=8,open;size@0+4=u32;flags@4+4=u32;num_blocks@8+8=u64;block_size@16+4=u32;phys_block_size@20+4=u32;ops_mask@24+8=u64;uuid@32+16=[u8;16];write_unit@48+4=u32;atomic_write_unit@52+4=u32;align@56+4=u32;optimal_boundary@60+4=u32;md_size@64+4=u32;md_interleave@68+1=u8;dif_type@69+1=u8;dif_is_head@70+1=u8;dif_pi_format@71+1=u8;numa@72+4=i32;must_flags@76+4=u32;name@80+16=bay_str;pool_blocks@96+8=u64;pool_free@104+8=u64\n" \
     "bay_wait:size=32,align=8,closed;cb@0+8=Option<bay_wait_fn>;arg@8+8=*mutc_void;link@16+8=*mutc_void;rsv@24+8=u64\n" \
     "bay_bdev_api:size=120,align=8,open;size@0+4=u32;flags@4+4=u32;register@8+8=Option<bay_bdev_register_fn>;unregister@16+8=Option<bay_bdev_unregister_fn>;destruct_done@24+8=Option<bay_bdev_destruct_done_fn>;chan_ready@32+8=Option<bay_bdev_chan_ready_fn>;chan_closed@40+8=Option<bay_bdev_chan_closed_fn>;resize@48+8=Option<bay_bdev_resize_fn>;kick@56+8=Option<bay_bdev_kick_fn>;quiesce@64+8=Option<bay_bdev_quiesce_fn>;unquiesce@72+8=Option<bay_bdev_quiesce_fn>;examine_done@80+8=Option<bay_examine_done_fn>;reserve@88+8=Option<bay_bdev_reserve_fn>;release@96+8=Option<bay_bdev_release_fn>;alias@104+8=Option<bay_bdev_alias_fn>;media@112+8=Option<bay_bdev_media_fn>\n" \
     "bay_bdev_client_api:size=144,align=8,open;size@0+4=u32;flags@4+4=u32;open@8+8=Option<bay_client_open_fn>;close@16+8=Option<bay_client_close_fn>;info@24+8=Option<bay_client_info_fn>;claim@32+8=Option<bay_client_claim_fn>;unclaim@40+8=Option<bay_client_unclaim_fn>;chan_get@48+8=Option<bay_client_chan_get_fn>;chan_put@56+8=Option<bay_client_chan_put_fn>;io_get@64+8=Option<bay_client_io_get_fn>;io_put@72+8=Option<bay_client_io_put_fn>;io_derive@80+8=Option<bay_client_io_derive_fn>;submit@88+8=Option<bay_client_submit_fn>;complete_from@96+8=Option<bay_client_complete_from_fn>;flush@104+8=Option<bay_client_flush_fn>;pass@112+8=Option<bay_client_pass_fn>;io_abort@120+8=Option<bay_client_io_abort_fn>;io_derive_part@128+8=Option<bay_client_io_derive_part_fn>;media_next@136+8=Option<bay_client_media_fn>\n" \
@@ -2482,6 +2501,7 @@ BAY_ASSERT(sizeof(((struct bay_pci_api *)0)->share) == 8, "bay_pci_api.share");
     "fn:bay_destruct_fn(bdev:*mutc_void,)->i32\n" \
     "fn:bay_dump_fn(bdev:*mutc_void,sink:*constbay_sink,)\n" \
     "fn:bay_reset_stats_fn(bdev:*mutc_void,)\n" \
+    "fn:bay_space_fn(bdev:*mutc_void,total:*mutu64,free:*mutu64,)\n" \
     "fn:bay_bdev_register_fn(host:*constbay_host,reg:*constbay_bdev_reg,id:*mutu64,)->i32\n" \
     "fn:bay_bdev_unregister_fn(host:*constbay_host,id:u64,done:Option<bay_cb_fn>,arg:*mutc_void,)->i32\n" \
     "fn:bay_bdev_destruct_done_fn(host:*constbay_host,id:u64,status:i32,)\n" \

@@ -69,6 +69,7 @@ static OPS: bay_bdev_ops = bay_bdev_ops {
     write_config: None,
     dump_stats: None,
     reset_stats: None,
+    space: None,
 };
 
 #[expect(clippy::cast_possible_truncation, reason = "a table of a hundred bytes")]

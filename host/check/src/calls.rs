@@ -52,6 +52,8 @@ pub enum Call {
     DumpStats,
     /// `bay_bdev_ops.reset_stats`.
     ResetStats,
+    /// `bay_bdev_ops.space`.
+    Space,
     /// `bay_poller_ops.run`.
     Poll,
     /// `bay_poller_ops.prepare_sleep`.
@@ -70,7 +72,7 @@ pub enum Call {
     Done,
 }
 
-const NAMES: [&str; 20] = [
+const NAMES: [&str; 21] = [
     "nothing of the plugin",
     "init or start",
     "a method",
@@ -83,6 +85,7 @@ const NAMES: [&str; 20] = [
     "write_config",
     "dump_stats",
     "reset_stats",
+    "space",
     "a poller's run",
     "a poller's prepare_sleep",
     "a poller's woke",

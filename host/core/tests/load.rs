@@ -165,6 +165,7 @@ static OPS: bay_bdev_ops = bay_bdev_ops {
     write_config: None,
     dump_stats: None,
     reset_stats: None,
+    space: None,
 };
 
 fn disk(name: &str) -> &'static Disk {

@@ -8,8 +8,9 @@ use crate::reserve::{Access, Identity, Reservations};
 use crate::reserve_out::Change;
 use crate::task::{State, Task};
 use crate::unit::Unit;
-use crate::{copy, inquire, opcodes, parameters};
+use crate::{copy, inquire, opcodes, parameters, space};
 use drivebay_reservation::Table;
+use drivebay_sdk::bdev::Space;
 use drivebay_spec_scsi::command::Command;
 use drivebay_spec_scsi::copy::in_action;
 use drivebay_spec_scsi::sense::{Sense, asc};
@@ -150,6 +151,18 @@ impl Device {
         found.disk.blocks = blocks;
         for nexus in self.nexuses.keys() {
             found.attend(*nexus, asc::CAPACITY_DATA_HAS_CHANGED);
+        }
+    }
+
+    /// Sets the space of the pool that a unit takes its space from. Every nexus gets a unit attention when it reaches the threshold
+    /// that an initiator has set. The transport calls this now and then.
+    pub fn set_space(&mut self, unit: u16, space: Option<Space>) {
+        let Some(found) = self.units.get_mut(&unit) else { return };
+        found.provisioning.space = space;
+        if found.modes.watches_space() && found.provisioning.reaches(found.modes.threshold) {
+            for nexus in self.nexuses.keys() {
+                found.attend(*nexus, asc::THIN_PROVISIONING_SOFT_THRESHOLD_REACHED);
+            }
         }
     }
 
@@ -311,7 +324,7 @@ impl Device {
             Command::Inquiry { .. } | Command::ReportLuns { .. } | Command::RequestSense { .. }
         );
         if !passes_attention && let Some(code) = found.take_attention(nexus) {
-            return Err(Sense::attention(code));
+            return Err(space::attention(code));
         }
         if found.reservations.is_free() {
             return Ok(None);
@@ -358,7 +371,7 @@ impl Device {
         let found = units.get_mut(&unit).ok_or(missing)?;
         match command {
             Command::RequestSense { descriptor, allocation } => {
-                let waiting = found.take_attention(nexus).map(Sense::attention);
+                let waiting = found.take_attention(nexus).map(space::attention);
                 let none = Sense::new(drivebay_spec_scsi::sense::Key::NoSense, asc::NONE);
                 let sense = waiting.unwrap_or(none).encode(descriptor);
                 Ok(Begun::data(sense, allocation))

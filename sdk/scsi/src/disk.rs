@@ -20,6 +20,8 @@ pub struct Disk {
     pub blocks: u64,
     /// UNMAP is supported.
     pub can_unmap: bool,
+    /// Unmapped blocks read as zeros.
+    pub reads_zeros: bool,
     /// The bdev has a volatile write cache.
     pub write_cache: bool,
     /// The bdev is read-only.
@@ -34,6 +36,7 @@ impl From<&Info> for Disk {
             block_len: info.block_size().max(1),
             blocks: info.num_blocks(),
             can_unmap: info.ops().contains(OpSet::UNMAP),
+            reads_zeros: info.unmapped_reads_zeroes(),
             write_cache: info.has_write_cache(),
             read_only: info.is_read_only(),
         }

@@ -51,7 +51,11 @@ pub(crate) fn inquiry(
         page::THIRD_PARTY_COPY => crate::copy::LIMITS.encode_page(),
         page::BLOCK_LIMITS => limits(&found.disk).encode(),
         page::BLOCK_DEVICE_CHARACTERISTICS => inquiry::block_device_characteristics(),
-        page::LOGICAL_BLOCK_PROVISIONING => inquiry::provisioning(found.disk.can_unmap, false),
+        page::LOGICAL_BLOCK_PROVISIONING => inquiry::provisioning(
+            found.disk.can_unmap,
+            found.disk.can_unmap && found.disk.reads_zeros,
+            found.provisioning.threshold_exponent(),
+        ),
         _ => return Err(Sense::invalid_cdb(2, None)),
     };
     Ok(inquiry::vpd(inquiry::DISK, code, &body))

@@ -20,6 +20,7 @@ mod parameters;
 mod plan;
 mod reserve;
 mod reserve_out;
+mod space;
 mod task;
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 use crate::device::Begun;
 use crate::unit::Unit;
 use drivebay_spec_scsi::command::Command;
-use drivebay_spec_scsi::mode::{self, Control, ControlFlags, page};
+use drivebay_spec_scsi::mode::{self, Control, ControlFlags, Threshold, page, subpage};
 use drivebay_spec_scsi::sense::{Sense, asc};
 
 /// The parameters that MODE SELECT can change.
@@ -13,24 +13,49 @@ pub(crate) struct Modes {
     pub(crate) descriptor_sense: bool,
     /// SWP.
     pub(crate) write_protect: bool,
+    /// LBPERE: the unit reports that its pool has reached the threshold.
+    pub(crate) reports_thresholds: bool,
+    pub(crate) threshold: Threshold,
 }
 
-/// The pages in the order of their codes.
-const PAGES: [u8; 4] =
-    [page::READ_WRITE_ERROR_RECOVERY, page::CACHING, page::CONTROL, page::INFORMATIONAL_EXCEPTIONS];
+impl Modes {
+    /// Whether an initiator wants to know when the pool has reached the threshold.
+    pub(crate) fn watches_space(&self) -> bool {
+        self.reports_thresholds && self.threshold.is_enabled
+    }
+}
 
-/// The values of a page.
-fn page(unit: &Unit, code: u8, control: Control) -> Option<Vec<u8>> {
+/// A page with its subpage.
+type Id = (u8, u8);
+
+const ERROR_RECOVERY: Id = (page::READ_WRITE_ERROR_RECOVERY, subpage::NONE);
+const CACHING: Id = (page::CACHING, subpage::NONE);
+const CONTROL: Id = (page::CONTROL, subpage::NONE);
+const EXCEPTIONS: Id = (page::INFORMATIONAL_EXCEPTIONS, subpage::NONE);
+const PROVISIONING: Id = (page::INFORMATIONAL_EXCEPTIONS, subpage::LOGICAL_BLOCK_PROVISIONING);
+
+/// The pages in the order of their codes.
+const PAGES: [Id; 5] = [ERROR_RECOVERY, CACHING, CONTROL, EXCEPTIONS, PROVISIONING];
+
+/// The values of a page; `None` if the unit does not have it.
+fn page(unit: &Unit, id: Id, control: Control) -> Option<Vec<u8>> {
     let is_mask = control == Control::Changeable;
+    let has_pool = unit.provisioning.space.is_some();
     let modes = match control {
         Control::Current => unit.modes,
-        Control::Changeable => Modes { descriptor_sense: true, write_protect: true },
+        Control::Changeable => Modes {
+            descriptor_sense: true,
+            write_protect: true,
+            reports_thresholds: has_pool,
+            threshold: Threshold { is_enabled: true, count: u32::MAX },
+        },
         Control::Default | Control::Saved => Modes::default(),
     };
-    Some(match code {
-        page::READ_WRITE_ERROR_RECOVERY => mode::error_recovery(),
-        page::CACHING => mode::caching(unit.disk.write_cache && !is_mask),
-        page::CONTROL => mode::control(ControlFlags {
+    Some(match id {
+        ERROR_RECOVERY => mode::error_recovery(modes.reports_thresholds),
+        CACHING => mode::caching(unit.disk.write_cache && !is_mask),
+        PROVISIONING if has_pool => mode::provisioning(modes.threshold, is_mask),
+        CONTROL => mode::control(ControlFlags {
             descriptor_sense: modes.descriptor_sense,
             write_protect: modes.write_protect,
             global_logging: !is_mask,
@@ -38,14 +63,14 @@ fn page(unit: &Unit, code: u8, control: Control) -> Option<Vec<u8>> {
             task_aborted_status: false,
             busy_timeout: !is_mask,
         }),
-        page::INFORMATIONAL_EXCEPTIONS => mode::informational_exceptions(),
+        EXCEPTIONS => mode::informational_exceptions(),
         _ => return None,
     })
 }
 
 /// MODE SENSE.
 pub(crate) fn sense(unit: &Unit, command: Command) -> Result<Begun, Sense> {
-    let Command::ModeSense { is_ten, llbaa, dbd, control, page: code, subpage, allocation } =
+    let Command::ModeSense { is_ten, llbaa, dbd, control, page: code, subpage: sub, allocation } =
         command
     else {
         return Err(Sense::illegal(asc::INVALID_COMMAND_OPERATION_CODE));
@@ -53,13 +78,18 @@ pub(crate) fn sense(unit: &Unit, command: Command) -> Result<Begun, Sense> {
     if control == Control::Saved {
         return Err(Sense::illegal(asc::SAVING_PARAMETERS_NOT_SUPPORTED));
     }
-    let pages = match (code, subpage) {
-        (page::ALL, 0 | 0xff) => {
-            PAGES.iter().filter_map(|code| page(unit, *code, control)).flatten().collect()
-        }
-        (code, 0 | 0xff) => page(unit, code, control).ok_or(Sense::invalid_cdb(2, Some(5)))?,
-        _ => return Err(Sense::invalid_cdb(3, None)),
-    };
+    if code == page::ALL && !matches!(sub, subpage::NONE | subpage::ALL) {
+        return Err(Sense::invalid_cdb(3, None));
+    }
+    let has_code = |id: &&Id| code == page::ALL || id.0 == code;
+    let is_wanted = |id: &&Id| sub == subpage::ALL || id.1 == sub;
+    let wanted = PAGES.iter().filter(has_code).filter(is_wanted);
+    let pages: Vec<u8> = wanted.filter_map(|id| page(unit, *id, control)).flatten().collect();
+    if pages.is_empty() {
+        let is_known = PAGES.iter().any(|id| has_code(&id));
+        let (byte, bit) = if is_known { (3, None) } else { (2, Some(5)) };
+        return Err(Sense::invalid_cdb(byte, bit));
+    }
     let sensed = mode::Sensed {
         is_ten,
         write_protect: unit.is_protected(),
@@ -74,10 +104,10 @@ pub(crate) fn sense(unit: &Unit, command: Command) -> Result<Begun, Sense> {
 pub(crate) fn select(unit: &mut Unit, list: &[u8], is_ten: bool) -> Result<bool, Sense> {
     let mut modes = unit.modes;
     for selected in mode::parse_select(list, is_ten)? {
-        let code = selected.code();
+        let id = (selected.code(), selected.subpage());
         let at_code = Sense::invalid_parameter(selected.at, Some(5));
-        let current = page(unit, code, Control::Current).ok_or(at_code)?;
-        let changeable = page(unit, code, Control::Changeable).ok_or(at_code)?;
+        let current = page(unit, id, Control::Current).ok_or(at_code)?;
+        let changeable = page(unit, id, Control::Changeable).ok_or(at_code)?;
         if selected.page.len() != current.len() {
             return Err(Sense::invalid_parameter(selected.at + 1, None));
         }
@@ -90,13 +120,21 @@ pub(crate) fn select(unit: &mut Unit, list: &[u8], is_ten: bool) -> Result<bool,
                 return Err(Sense::invalid_parameter(place, bit));
             }
         }
-        if code == page::CONTROL {
-            let flags = ControlFlags::parse(selected.page);
-            modes.descriptor_sense = flags.descriptor_sense;
-            modes.write_protect = flags.write_protect;
+        match id {
+            CONTROL => {
+                let flags = ControlFlags::parse(selected.page);
+                modes.descriptor_sense = flags.descriptor_sense;
+                modes.write_protect = flags.write_protect;
+            }
+            ERROR_RECOVERY => modes.reports_thresholds = mode::reports_thresholds(selected.page),
+            PROVISIONING => modes.threshold = Threshold::parse(selected.page),
+            _ => {}
         }
     }
     let has_changed = modes != unit.modes;
     unit.modes = modes;
+    if has_changed {
+        unit.provisioning.rearm();
+    }
     Ok(has_changed)
 }

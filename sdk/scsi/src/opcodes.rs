@@ -51,6 +51,7 @@ const ALL: &[Supported] = &[
     one(opcode::SYNCHRONIZE_CACHE_10, &[0x35, 2, F, F, F, F, 0, F, F, C]),
     one(opcode::WRITE_SAME_10, &[0x41, 0xf8, F, F, F, F, 0, F, F, C]),
     one(opcode::UNMAP, &[0x42, 1, 0, 0, 0, 0, 0, F, F, C]),
+    one(opcode::LOG_SENSE, &[0x4d, 0x01, F, F, 0, F, F, F, F, C]),
     one(opcode::MODE_SELECT_10, &[0x55, 0x11, 0, 0, 0, 0, 0, F, F, C]),
     one(opcode::RESERVE_10, &[0x56, 0, 0, 0, 0, 0, 0, F, F, C]),
     one(opcode::RELEASE_10, &[0x57, 0, 0, 0, 0, 0, 0, F, F, C]),

@@ -6,6 +6,7 @@ use crate::device::{Begun, Offered};
 use crate::gate::Pass;
 use crate::modes;
 use crate::outcome::Outcome;
+use crate::space;
 use crate::task::{Kind, Work};
 use crate::unit::Unit;
 use drivebay_sdk::bdev::{IoFlags, Range};
@@ -86,6 +87,9 @@ pub(crate) fn plan(unit: &mut Unit, command: Command, offered: Offered) -> Resul
             check_range(unit, &blocks)?;
             check_writable(unit)?;
             list_of(command, blocks.count.saturating_mul(2).saturating_mul(unit.disk.block_len))
+        }
+        Command::LogSense { page, subpage, first, allocation } => {
+            space::log_sense(unit, page, subpage, first, allocation)
         }
         Command::ModeSense { .. } => modes::sense(unit, command),
         Command::ModeSelect { page_format, save, list, .. } => {
@@ -233,6 +237,7 @@ fn capacity(unit: &Unit) -> Capacity {
         last_lba: unit.disk.blocks.saturating_sub(1),
         block_len,
         provisioned: unit.disk.can_unmap,
+        reads_zeros: unit.disk.can_unmap && unit.disk.reads_zeros,
         ..Capacity::default()
     }
 }

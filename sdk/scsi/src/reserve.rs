@@ -43,6 +43,7 @@ impl Access {
             | Command::ReserveOut { .. }
             | Command::ReadCapacity10
             | Command::ReadCapacity16 { .. }
+            | Command::LogSense { .. }
             | Command::PreventRemoval
             | Command::ReportOpcodes { .. }
             | Command::ReportTaskManagement { .. }

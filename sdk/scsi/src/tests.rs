@@ -5,6 +5,7 @@
 mod blocks;
 mod copies;
 mod reservations;
+mod space;
 mod units;
 
 use crate::{Data, Device, Disk, Identity, Next, NexusId, Offered, Outcome, TaskKey};
@@ -24,6 +25,7 @@ pub(super) fn disk(name: &str) -> Disk {
         block_len: 512,
         blocks: BLOCKS,
         can_unmap: true,
+        reads_zeros: true,
         write_cache: true,
         read_only: false,
     }

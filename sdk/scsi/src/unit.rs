@@ -7,6 +7,7 @@ use crate::gate::Gate;
 use crate::modes::Modes;
 use crate::reserve::Reservations;
 use crate::reserve_out::Unsettled;
+use crate::space::Provisioning;
 use std::collections::BTreeMap;
 
 /// Maximum number of unit attentions that wait for one nexus. Further ones are dropped: those that wait already make the initiator check the
@@ -19,6 +20,7 @@ pub struct Unit {
     pub(crate) number: u16,
     pub(crate) disk: Disk,
     pub(crate) modes: Modes,
+    pub(crate) provisioning: Provisioning,
     pub(crate) reservations: Reservations,
     /// Whether reservations can survive a loss of power.
     pub(crate) keeps_reservations: bool,
@@ -36,6 +38,7 @@ impl Unit {
             number,
             disk,
             modes: Modes::default(),
+            provisioning: Provisioning::default(),
             reservations: Reservations::default(),
             keeps_reservations: false,
             unsettled: None,

@@ -218,6 +218,15 @@ impl Closing {
     }
 }
 
+/// The space of a pool, in blocks of a bdev that takes its space from it. Other bdevs may share the pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Size of the pool.
+    pub total: u64,
+    /// The free part of it.
+    pub free: u64,
+}
+
 /// Describes an open bdev to its client.
 #[derive(Clone, Debug)]
 pub struct Info {
@@ -285,6 +294,19 @@ impl Info {
     #[must_use]
     pub fn keeps_no_data(&self) -> bool {
         self.raw.flags & api::BAY_BDEV_NO_DATA != 0
+    }
+
+    /// Whether blocks that an unmap has deallocated read as zeroes. An unmap may still leave blocks unchanged.
+    #[must_use]
+    pub fn unmapped_reads_zeroes(&self) -> bool {
+        self.raw.flags & api::BAY_BDEV_UNMAPPED_ZEROES != 0
+    }
+
+    /// The space of the pool that the bdev takes its space from; `None` if there is no pool, or its size is unknown.
+    #[must_use]
+    pub fn space(&self) -> Option<Space> {
+        let (total, free) = (self.raw.pool_blocks, self.raw.pool_free);
+        (total > 0).then_some(Space { total, free })
     }
 
     /// All fields, as in the ABI.

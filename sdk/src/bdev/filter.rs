@@ -1,7 +1,7 @@
 //! Filters: bdevs on top of a base bdev.
 
 use super::client::Channel;
-use super::desc::{Claim, Desc, Event, Info, open};
+use super::desc::{Claim, Desc, Event, Info, Space, open};
 use super::io::{BdevIo, IoResult};
 use super::module::Bdev;
 use super::op::{Geometry, OpSet};
@@ -211,6 +211,10 @@ impl<F: StatefulFilter> Bdev for OverBase<F> {
 
     fn write_config(&self, config: &mut Config<'_>, method: &str, params: &serde_json::Value) {
         config.call(method, &self.filter.saved_params(params.clone()));
+    }
+
+    fn space(&self) -> Option<Space> {
+        self.base.info().ok()?.space()
     }
 
     fn driver_specific(&self) -> serde_json::Map<String, serde_json::Value> {

@@ -22,7 +22,7 @@ mod vtable;
 
 pub use crate::error::Status;
 pub use client::{Channel, IoContext};
-pub use desc::{Claim, Desc, Event, Info, open};
+pub use desc::{Claim, Desc, Event, Info, Space, open};
 pub use examine::{Examine, on_examine, on_examine_config, on_save_config};
 pub use export::{open_export, own_export, share_export};
 pub use fan_out::{Child, FanOut};

@@ -1,5 +1,6 @@
 //! The trait that the author of a bdev module implements.
 
+use super::desc::Space;
 use super::home::ChannelHandle;
 use super::io::{BdevIo, IoResult};
 use super::lifecycle::{Closing, Ending, Opening};
@@ -132,6 +133,11 @@ pub trait Bdev: Sized + Send + Sync + 'static {
 
     /// Resets the module's own counters to zero. `[app thread]`
     fn reset_statistics(&self) {}
+
+    /// The space of the pool that the bdev takes its space from; `None` if there is no pool. `[any reactor, also several at once]`
+    fn space(&self) -> Option<Space> {
+        None
+    }
 
     /// What `bdev_get_bdevs` shows under `driver_specific`. `[app thread]`
     fn driver_specific(&self) -> serde_json::Map<String, serde_json::Value> {

@@ -1,7 +1,7 @@
 //! Parts: a range of another bdev's blocks as a separate bdev, such as a partition.
 
 use super::client::Channel;
-use super::desc::{Desc, Info};
+use super::desc::{Desc, Info, Space};
 use super::io::BdevIo;
 use super::module::Bdev;
 use super::op::{Geometry, OpSet, Range};
@@ -107,6 +107,10 @@ impl Bdev for Part {
 
     fn flush(&self, base: &mut Channel) {
         base.flush();
+    }
+
+    fn space(&self) -> Option<Space> {
+        self.base.info().ok()?.space()
     }
 
     fn write_config(&self, _: &mut Config<'_>, _: &str, _: &Value) {}

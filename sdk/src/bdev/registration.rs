@@ -28,6 +28,8 @@ pub struct Registration {
     /// Whether the bdev discards written data, and a read does not change its buffers. A client that passes
     /// read data on must clear the buffers before the read.
     pub keeps_no_data: bool,
+    /// Whether blocks that an unmap has deallocated read as zeroes. An unmap may still leave blocks unchanged.
+    pub unmapped_reads_zeroes: bool,
     /// Physical block size in bytes; 0 = the block size.
     pub phys_block_size: u32,
     /// Write unit in blocks: the length of a write must be a multiple of it. 0 = 1.
@@ -79,6 +81,7 @@ impl Registration {
             has_write_cache: false,
             is_read_only: false,
             keeps_no_data: false,
+            unmapped_reads_zeroes: false,
             phys_block_size: 0,
             write_unit: 0,
             atomic_write_unit: 0,
@@ -108,6 +111,7 @@ impl Registration {
         self.has_write_cache = base.has_write_cache();
         self.is_read_only = base.is_read_only();
         self.keeps_no_data = base.keeps_no_data();
+        self.unmapped_reads_zeroes = base.unmapped_reads_zeroes();
         self.phys_block_size = raw.phys_block_size;
         self.write_unit = raw.write_unit;
         self.atomic_write_unit = raw.atomic_write_unit;

@@ -139,6 +139,7 @@ fn with_record<R>(
     record.flags = flag(from.has_write_cache, api::BAY_BDEV_WRITE_CACHE)
         | flag(from.is_read_only, api::BAY_BDEV_READ_ONLY)
         | flag(from.keeps_no_data, api::BAY_BDEV_NO_DATA)
+        | flag(from.unmapped_reads_zeroes, api::BAY_BDEV_UNMAPPED_ZEROES)
         | flag(from.base.is_some(), api::BAY_BDEV_FILTER);
     record.ctx = ctx;
     record.ops = ops;

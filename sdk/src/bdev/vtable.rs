@@ -63,6 +63,7 @@ impl<B: Bdev> Ops<B> {
         write_config: Some(write_config::<B>),
         dump_stats: Some(dump_stats::<B>),
         reset_stats: Some(reset_stats::<B>),
+        space: Some(space::<B>),
     };
 }
 
@@ -429,6 +430,16 @@ unsafe extern "C" fn reset_stats<B: Bdev>(bdev: *mut c_void) {
     // SAFETY: the bdev is live.
     let on_bus = unsafe { &*bdev.cast_const().cast::<OnBus<B>>() };
     enter((), || on_bus.bdev.reset_statistics());
+}
+
+unsafe extern "C" fn space<B: Bdev>(bdev: *mut c_void, total: *mut u64, free: *mut u64) {
+    // SAFETY: the bdev is live.
+    let on_bus = unsafe { &*bdev.cast_const().cast::<OnBus<B>>() };
+    let Some(space) = enter(None, || on_bus.bdev.space()) else { return };
+    // SAFETY: the host passes a valid place for the size of the pool.
+    unsafe { total.write(space.total) };
+    // SAFETY: the host passes a valid place for the free part.
+    unsafe { free.write(space.free) };
 }
 
 /// The poller of a channel. The channel drops it before itself.

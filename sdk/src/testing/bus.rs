@@ -187,7 +187,7 @@ pub(super) unsafe extern "C" fn close(_: H, desc: u64) -> i32 {
 pub(super) unsafe extern "C" fn info(_: H, desc: u64, info: *mut api::bay_bdev_info) -> i32 {
     // SAFETY: the caller's place for the result, which it has filled in before.
     let info = unsafe { &mut *info };
-    state(|state| {
+    let (space, ctx) = state(|state| {
         let bdev = &state.bdevs[&state.descs[&desc].bdev];
         info.flags = bdev.reg.flags;
         info.num_blocks = bdev.reg.num_blocks;
@@ -198,7 +198,12 @@ pub(super) unsafe extern "C" fn info(_: H, desc: u64, info: *mut api::bay_bdev_i
         info.optimal_boundary = bdev.reg.optimal_boundary;
         info.numa = -1;
         info.name = bay_str { ptr: bdev.name.as_ptr(), len: bdev.name.len() };
+        (bdev.ops.space, bdev.reg.ctx)
     });
+    if let Some(space) = space {
+        // SAFETY: the bdev is registered, and both results outlive the call.
+        unsafe { space(ctx, &raw mut info.pool_blocks, &raw mut info.pool_free) };
+    }
     0
 }
 

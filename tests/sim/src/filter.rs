@@ -64,6 +64,7 @@ static OPS: bay_bdev_ops = bay_bdev_ops {
     write_config: None,
     dump_stats: None,
     reset_stats: None,
+    space: None,
 };
 
 impl Filter {

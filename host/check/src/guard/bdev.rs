@@ -169,7 +169,11 @@ fn check_record(record: &bay_bdev_reg) {
     if record.ops_mask & !known_ops != 0 {
         breach::record(RULE, format!("ops_mask {:#x} has bits that are not ops", record.ops_mask));
     }
-    let known = BAY_BDEV_WRITE_CACHE | BAY_BDEV_READ_ONLY | BAY_BDEV_FILTER | BAY_BDEV_NO_DATA;
+    let known = BAY_BDEV_WRITE_CACHE
+        | BAY_BDEV_READ_ONLY
+        | BAY_BDEV_FILTER
+        | BAY_BDEV_NO_DATA
+        | BAY_BDEV_UNMAPPED_ZEROES;
     if record.flags & !known != 0 {
         breach::record(RULE, format!("flags {:#x} has bits that are not BAY_BDEV_*", record.flags));
     }
@@ -192,6 +196,7 @@ fn shown(ops: &bay_bdev_ops) -> bay_bdev_ops {
         write_config: ops.write_config.map(|_| write_config as bay_dump_fn),
         dump_stats: ops.dump_stats.map(|_| dump_stats as bay_dump_fn),
         reset_stats: ops.reset_stats.map(|_| reset_stats as bay_reset_stats_fn),
+        space: ops.space.map(|_| space as bay_space_fn),
     }
 }
 
@@ -472,5 +477,15 @@ unsafe extern "C" fn reset_stats(ctx: *mut c_void) {
         let _entered = calls::enter(Call::ResetStats);
         // SAFETY: these are the module's own function and context.
         unsafe { reset(bdev.record.ctx) };
+    }
+}
+
+unsafe extern "C" fn space(ctx: *mut c_void, total: *mut u64, free: *mut u64) {
+    // SAFETY: the bdev is alive.
+    let bdev = unsafe { of(ctx) };
+    if let Some(space) = bdev.ops.space {
+        let _entered = calls::enter(Call::Space);
+        // SAFETY: these are the module's own function and context, and the results are valid for the call.
+        unsafe { space(bdev.record.ctx, total, free) };
     }
 }

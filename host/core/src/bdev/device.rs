@@ -80,6 +80,15 @@ pub struct Geometry {
     pub num_blocks: u64,
 }
 
+/// The space of a pool, in blocks of a bdev that takes its space from it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Space {
+    /// Size of the pool; 0 = there is no pool, or its size is unknown.
+    pub total: u64,
+    /// The free part of it.
+    pub free: u64,
+}
+
 /// The limits that the data path needs, copied into each channel.
 #[derive(Clone, Copy)]
 pub(super) struct Limits {
@@ -553,6 +562,17 @@ impl Bdev {
         // The sink is valid for the call.
         unsafe { dump(self.ctx, &raw const sink) };
         Some(text.into_text()).filter(|text| !text.is_empty())
+    }
+
+    /// The space of the pool that the bdev takes its space from; zeroes if there is none. Any reactor.
+    #[must_use]
+    pub fn space(&self) -> Space {
+        let mut space = Space::default();
+        if let Some(report) = self.ops.space.filter(|_| !self.is_removed() && !self.has_failed()) {
+            // SAFETY: the context belongs to this function and lives while the bdev is registered. Both results outlive the call.
+            unsafe { report(self.ctx, &raw mut space.total, &raw mut space.free) };
+        }
+        Space { free: space.free.min(space.total), ..space }
     }
 
     /// `driver_specific` of `bdev_get_bdevs`, as JSON text. App thread.

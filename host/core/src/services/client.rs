@@ -61,6 +61,7 @@ unsafe extern "C" fn info(_host: *const bay_host, desc: u64, info: *mut bay_bdev
         Err(error) => return failed(&error),
     };
     let (bdev, record) = (&desc.bdev, &desc.bdev.record);
+    let space = bdev.space();
     let mut full = bay_bdev_info {
         size: 0,
         flags: record.flags,
@@ -81,6 +82,8 @@ unsafe extern "C" fn info(_host: *const bay_host, desc: u64, info: *mut bay_bdev
         numa: record.numa,
         must_flags: BAY_IO_FUA,
         name: bay_str { ptr: bdev.name.as_ptr(), len: bdev.name.len() },
+        pool_blocks: space.total,
+        pool_free: space.free,
     };
     // SAFETY: an open struct begins with its size, which the caller has set.
     let theirs = unsafe { info.cast::<u32>().read() };

@@ -170,6 +170,7 @@ pub(crate) static OPS: bay_bdev_ops = bay_bdev_ops {
     write_config: None,
     dump_stats: None,
     reset_stats: None,
+    space: None,
 };
 
 /// Registers a disk of 64 blocks. `edit` changes its registration; what it sets must be static or

@@ -118,6 +118,7 @@ impl FileDisk {
         }
         if self.zeroing.is_some() {
             registration.ops = registration.ops.with(OpSet::UNMAP).with(OpSet::WRITE_ZEROES);
+            registration.unmapped_reads_zeroes = true; // an unmap punches a hole
         }
         registration.must_flags = IoFlags::FUA;
         registration.has_write_cache = true;

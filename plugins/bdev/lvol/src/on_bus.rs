@@ -70,6 +70,7 @@ impl LvStore {
             external,
             blocks_per_cluster: self.store.super_block().blocks_per_cluster(),
             shared: Arc::clone(&shared),
+            pool: Arc::clone(&self.pool),
         })?;
         // A saved configuration leaves volumes out, because opening the store brings them back.
         App::here(|app| bdev::register(app, bdev, "", Value::Null))??;
@@ -126,6 +127,7 @@ impl LvStore {
         };
         quiesce(&bdev, ALL_BLOCKS).await?;
         let result = operation.await.map_err(error);
+        self.watch_fill();
         self.refresh(id);
         App::here(|app| bdev.unquiesce(app))??;
         result

@@ -8,7 +8,7 @@ use drivebay_blobstore::spec::lvol;
 use drivebay_blobstore::{BlobId, Error as StoreError, Info, NewStoreOptions};
 use drivebay_blobstore::{Store, StoreInfo, Unused};
 use drivebay_sdk::Stopping;
-use drivebay_sdk::bdev::{Claim, Desc, Event, open};
+use drivebay_sdk::bdev::{Claim, Desc, Event, Space, open};
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::OnApp;
 use drivebay_sdk::runtime::task;
@@ -16,6 +16,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) static STORES: OnApp<RefCell<Vec<Rc<LvStore>>>> = OnApp::new();
 
@@ -43,6 +44,26 @@ pub(crate) struct LvStore {
     pub(crate) is_ending: Cell<bool>,
     /// The highest threshold of [`FILL_PERCENT`] that an event has reported; 0 = none.
     fill: Cell<u32>,
+    /// Its clusters, for the bdevs of its volumes.
+    pub(crate) pool: Arc<Pool>,
+}
+
+/// The clusters of a store that are for data, and the free ones among them. `[any thread]`
+#[derive(Debug, Default)]
+pub(crate) struct Pool(AtomicU64);
+
+impl Pool {
+    fn set(&self, info: &StoreInfo) {
+        let both = u64::from(info.total_data_clusters) << 32 | u64::from(info.free_clusters);
+        self.0.store(both, Ordering::Relaxed);
+    }
+
+    /// Its size in blocks.
+    pub(crate) fn space(&self, blocks_per_cluster: u64) -> Space {
+        let both = self.0.load(Ordering::Relaxed);
+        let blocks = |clusters: u64| clusters * blocks_per_cluster;
+        Space { total: blocks(both >> 32), free: blocks(both & u64::from(u32::MAX)) }
+    }
 }
 
 /// Percentages of used clusters that an event reports.
@@ -172,6 +193,7 @@ fn add(store: Store<BaseDisk>, desc: Arc<Desc>) -> Result<Rc<LvStore>> {
         is_recycling: Cell::new(false),
         is_ending: Cell::new(false),
         fill: Cell::new(0),
+        pool: Arc::default(),
     });
     store.watch_fill();
     STORES.get_or_init(RefCell::default)?.borrow_mut().push(Rc::clone(&store));
@@ -211,10 +233,11 @@ impl LvStore {
         info.uuid.clone().unwrap_or_else(|| format!("{}_{raw}", self.uuid))
     }
 
-    /// Appends an event `lvs_fill` with the store's name and the percentage when usage has reached a threshold. Callers
-    /// call this after each change of the used clusters. `[app thread]`
+    /// Updates [`pool`](Self::pool), and appends an event `lvs_fill` with the store's name and the percentage when usage has reached
+    /// a threshold. Callers call this after each change of the used clusters. `[app thread]`
     pub(crate) fn watch_fill(&self) {
         let Ok(info) = self.info() else { return };
+        self.pool.set(&info);
         let used = u64::from(info.total_data_clusters - info.free_clusters) * 100;
         let used = used / u64::from(info.total_data_clusters.max(1));
         let passed = FILL_PERCENT.into_iter().filter(|percent| used >= u64::from(*percent));

@@ -93,14 +93,14 @@ impl Setup {
 
     fn open(&self, uuid: &str) -> Opened<'_> {
         let (channel, desc) = self.host.open(uuid);
-        Opened { host: &self.host, channel, _desc: desc }
+        Opened { host: &self.host, channel, desc }
     }
 }
 
 struct Opened<'a> {
     host: &'a FakeHost,
     channel: Channel,
-    _desc: Desc,
+    desc: Desc,
 }
 
 impl Opened<'_> {
@@ -248,6 +248,24 @@ fn a_full_store_answers_enospc_and_serves_what_is_there() {
     assert_eq!(volume.write(4096, 8), Status::errno(28));
     assert_eq!((volume.read(0), volume.read(4096)), (7, 0));
     assert_eq!(volume.write(1, 9), Status::SUCCESS);
+}
+
+#[test]
+fn a_thin_volume_reports_the_free_clusters_of_its_store_and_a_thick_one_does_not() {
+    let setup = setup("lv11");
+    setup.create_store("s11");
+    let free = || setup.call("bdev_lvol_get_lvstores", json!({}))[0]["free_clusters"].as_u64();
+    let (thin, thick) = (setup.create("s11", "v", 8, true), setup.create("s11", "w", 2, false));
+    let volume = setup.open(&thin);
+    let reported = || volume.desc.info().unwrap().space().map(|space| space.free / CLUSTER);
+    assert_eq!(reported(), free());
+    assert_eq!(volume.write(0, 7), Status::SUCCESS);
+    assert_eq!(reported(), free());
+    setup.call("bdev_lvol_delete", json!({"name": thick}));
+    assert_eq!(reported(), free());
+    let thick = setup.create("s11", "w", 2, false);
+    assert_eq!(setup.open(&thick).desc.info().unwrap().space(), None);
+    assert_eq!(reported(), free());
 }
 
 #[test]

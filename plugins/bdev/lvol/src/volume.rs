@@ -6,8 +6,9 @@ use crate::asks::{self, Ask};
 use crate::map::{Entry, Map, Shared};
 use crate::on_bus;
 use crate::span::Walk;
+use crate::stores::Pool;
 use drivebay_blobstore::{BlobId, Info};
-use drivebay_sdk::bdev::{Channel as Base, Desc, Info as BaseInfo};
+use drivebay_sdk::bdev::{Channel as Base, Desc, Info as BaseInfo, Space};
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::rpc::NoParams;
 use drivebay_sdk::runtime::Resident;
@@ -32,6 +33,7 @@ pub struct LvolBdev {
     external: Option<Arc<Desc>>,
     blocks_per_cluster: u64,
     shared: Arc<Shared>,
+    pool: Arc<Pool>,
 }
 
 /// The parts of a volume on the bus.
@@ -45,6 +47,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) external: Option<Arc<Desc>>,
     pub(crate) blocks_per_cluster: u64,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) pool: Arc<Pool>,
 }
 
 impl LvolBdev {
@@ -63,6 +66,7 @@ impl LvolBdev {
             external: parts.external,
             blocks_per_cluster: parts.blocks_per_cluster,
             shared: parts.shared,
+            pool: parts.pool,
         })
     }
 }
@@ -95,6 +99,9 @@ impl Bdev for LvolBdev {
         }
         registration.has_write_cache = self.base_info.has_write_cache();
         registration.is_read_only = self.is_read_only;
+        // A cluster that was given back reads as zeros. An unmap inside a cluster goes to the base.
+        registration.unmapped_reads_zeroes =
+            self.base_info.unmapped_reads_zeroes() || !self.base_info.ops().contains(OpSet::UNMAP);
         registration.phys_block_size = raw.phys_block_size;
         registration.align = raw.align;
         registration.numa = raw.numa;
@@ -140,6 +147,11 @@ impl Bdev for LvolBdev {
 
     fn flush(&self, channel: &mut LvolChannel) {
         channel.state.flush();
+    }
+
+    /// Only a thin volume takes clusters while it is written.
+    fn space(&self) -> Option<Space> {
+        self.shared.map().is_thin().then(|| self.pool.space(self.blocks_per_cluster))
     }
 
     fn driver_specific(&self) -> serde_json::Map<String, serde_json::Value> {

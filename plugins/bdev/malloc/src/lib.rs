@@ -64,6 +64,7 @@ impl Bdev for Malloc {
     fn describe(&self, registration: &mut Registration) {
         self.disk.describe(registration);
         registration.optimal_boundary = self.boundary;
+        registration.unmapped_reads_zeroes = true;
         registration.must_flags = IoFlags::FUA; // RAM needs no flush: a write is complete at once, and no later step makes it more durable.
     }
 

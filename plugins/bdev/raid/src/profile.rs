@@ -14,6 +14,7 @@ pub(crate) struct Profile {
     pub(crate) geometry: Geometry,
     pub(crate) ops: OpSet,
     pub(crate) has_write_cache: bool,
+    unmapped_reads_zeroes: bool,
     optimal_boundary: u32,
     write_unit: u32,
     phys_block_size: u32,
@@ -56,6 +57,7 @@ impl Profile {
             geometry: Geometry::new_any(format.block_size(), layout.num_blocks())?,
             ops: if can_unmap && stripe == 0 { ops.with(OpSet::UNMAP) } else { ops },
             has_write_cache: members.iter().any(|member| member.info.has_write_cache()),
+            unmapped_reads_zeroes: members.iter().all(|member| member.info.unmapped_reads_zeroes()),
             optimal_boundary: match (is_split, stripe) {
                 (false, _) => 0,
                 (true, 0) => strip,
@@ -77,6 +79,7 @@ impl Profile {
         registration.ops = self.ops;
         registration.must_flags = IoFlags::FUA;
         registration.has_write_cache = self.has_write_cache;
+        registration.unmapped_reads_zeroes = self.unmapped_reads_zeroes;
         registration.optimal_boundary = self.optimal_boundary;
         registration.write_unit = self.write_unit;
         registration.phys_block_size = self.phys_block_size;
@@ -103,6 +106,9 @@ impl Profile {
         }
         if self.ops.contains(OpSet::UNMAP) && !info.ops().contains(OpSet::UNMAP) {
             return refuse("cannot unmap, unlike the first members");
+        }
+        if self.unmapped_reads_zeroes && !info.unmapped_reads_zeroes() {
+            return refuse("does not read zeroes where it was unmapped, unlike the first members");
         }
         Ok(())
     }

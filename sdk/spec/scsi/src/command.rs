@@ -94,6 +94,13 @@ pub enum Command {
         start: bool,
     },
     PreventRemoval,
+    LogSense {
+        page: u8,
+        subpage: u8,
+        /// PARAMETER POINTER: the first parameter to report.
+        first: u16,
+        allocation: u32,
+    },
     ModeSense {
         is_ten: bool,
         llbaa: bool,
@@ -280,6 +287,13 @@ fn parse_10(cdb: &[u8; CDB_LEN]) -> Result<Command, Sense> {
         opcode::SYNCHRONIZE_CACHE_10 => Command::SynchronizeCache(blocks),
         opcode::WRITE_SAME_10 => write_same(cdb, blocks, false),
         opcode::UNMAP => Command::Unmap { anchor: bit(cdb, 1, 0), list: allocation },
+        opcode::LOG_SENSE => {
+            if bit(cdb, 1, 0) {
+                return Err(Sense::invalid_cdb(1, Some(0))); // SP: the unit saves no parameters
+            }
+            let (page, subpage) = (u8_at(cdb, 2) & 0x3f, u8_at(cdb, 3));
+            Command::LogSense { page, subpage, first: u16_at(cdb, 5), allocation }
+        }
         opcode::MODE_SELECT_10 => Command::ModeSelect {
             is_ten: true,
             page_format: bit(cdb, 1, 4),

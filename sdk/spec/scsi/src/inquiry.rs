@@ -241,12 +241,13 @@ pub fn block_device_characteristics() -> Vec<u8> {
     body
 }
 
-/// The body of the Logical Block Provisioning page. SBC-3, section 6.6.4.
+/// The body of the Logical Block Provisioning page. `threshold_exponent`: a threshold set has 2^n blocks; 0 = no thresholds. SBC-3,
+/// section 6.6.4.
 #[must_use]
-pub fn provisioning(can_unmap: bool, reads_zeros: bool) -> Vec<u8> {
+pub fn provisioning(can_unmap: bool, reads_zeros: bool, threshold_exponent: u8) -> Vec<u8> {
     let flags = if can_unmap { 0xe0 } else { 0 } | if reads_zeros { 0x04 } else { 0 };
     let kind = if can_unmap { 2 } else { 0 }; // thin provisioned
-    vec![0, flags, kind, 0]
+    vec![threshold_exponent, flags, kind, 0]
 }
 
 #[cfg(test)]
@@ -300,6 +301,6 @@ mod tests {
         };
         let body = limits.encode();
         assert_eq!((body[0], body[1], body[23], body[39]), (1, 2, 3, 4));
-        assert_eq!(provisioning(true, true), [0, 0xe4, 2, 0]);
+        assert_eq!(provisioning(true, true, 11), [11, 0xe4, 2, 0]);
     }
 }

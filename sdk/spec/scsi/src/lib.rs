@@ -2,7 +2,7 @@
 //!
 //! The messages between an initiator and a logical unit, for any transport: commands ([`command`]), the status and sense data that end
 //! them ([`status`], [`sense`]), and their data: INQUIRY and its pages ([`inquiry`]), capacity and provisioning ([`capacity`],
-//! [`unmap`]), mode pages ([`mode`]), persistent reservations ([`reservation`]), copies between units ([`copy`]), LUNs ([`lun`]) and the
+//! [`unmap`]), mode pages ([`mode`]), log pages ([`log`]), persistent reservations ([`reservation`]), copies between units ([`copy`]), LUNs ([`lun`]) and the
 //! lists of supported commands ([`opcode`]). Read [`command::Command`] first: everything else depends on it.
 //!
 //! Sources: SAM-5, SPC-4, SBC-3. Fields have the names of these standards. All numbers on the wire are big-endian.
@@ -17,6 +17,7 @@ pub mod capacity;
 pub mod command;
 pub mod copy;
 pub mod inquiry;
+pub mod log;
 pub mod lun;
 pub mod mode;
 pub mod opcode;

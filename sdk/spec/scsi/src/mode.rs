@@ -1,6 +1,6 @@
-//! Mode parameters: headers, block descriptors and the three pages of a disk. SPC-4, sections 6.11 and 7.5; SBC-3, section 6.5.
+//! Mode parameters: headers, block descriptors and the pages of a disk. SPC-4, sections 6.11 and 7.5; SBC-3, section 6.5.
 
-use crate::bytes::{len16, put, u8_at, u16_at};
+use crate::bytes::{len16, put, u8_at, u16_at, u32_at};
 use crate::sense::{Sense, asc};
 
 /// Codes of mode pages.
@@ -12,6 +12,18 @@ pub mod page {
     pub const INFORMATIONAL_EXCEPTIONS: u8 = 0x1c;
     pub const ALL: u8 = 0x3f;
 }
+
+/// Codes of subpages.
+#[allow(missing_docs, reason = "the names are the standards'")]
+pub mod subpage {
+    pub const NONE: u8 = 0x00;
+    /// Of page [`INFORMATIONAL_EXCEPTIONS`](super::page::INFORMATIONAL_EXCEPTIONS).
+    pub const LOGICAL_BLOCK_PROVISIONING: u8 = 0x02;
+    pub const ALL: u8 = 0xff;
+}
+
+/// SPF: a page has a subpage code and a header of four bytes.
+const SPF: u8 = 0x40;
 
 /// The values that MODE SENSE requests (PC).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,11 +115,57 @@ pub fn informational_exceptions() -> Vec<u8> {
     page
 }
 
-/// The Read-Write Error Recovery page. SBC-3, section 6.5.9.
+/// The Read-Write Error Recovery page. `reports_thresholds`: LBPERE, the unit reports provisioning thresholds. SBC-3, section 6.5.9.
 #[must_use]
-pub fn error_recovery() -> Vec<u8> {
+pub fn error_recovery(reports_thresholds: bool) -> Vec<u8> {
     let mut page = vec![0; 12];
     put(&mut page, 0, &[page::READ_WRITE_ERROR_RECOVERY, 10]);
+    put(&mut page, 7, &[if reports_thresholds { 0x80 } else { 0 }]);
+    page
+}
+
+/// LBPERE of a Read-Write Error Recovery page with its two bytes of header.
+#[must_use]
+pub fn reports_thresholds(page: &[u8]) -> bool {
+    u8_at(page, 7) & 0x80 != 0
+}
+
+/// The descriptor of a soft threshold of the available resources. SBC-3, section 6.5.7.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Threshold {
+    /// ENABLED.
+    pub is_enabled: bool,
+    /// THRESHOLD COUNT, in threshold sets. The unit reports when there are not more than this available.
+    pub count: u32,
+}
+
+impl Threshold {
+    /// The descriptor's offset in the Logical Block Provisioning page, in bytes.
+    pub const AT: u16 = 16;
+    /// THRESHOLD RESOURCE: available LBA mapping resources.
+    const AVAILABLE: u8 = 0x01;
+
+    /// Reads it from a Logical Block Provisioning page with its four bytes of header.
+    #[must_use]
+    pub fn parse(page: &[u8]) -> Self {
+        let at = usize::from(Self::AT);
+        Self { is_enabled: u8_at(page, at) & 0x80 != 0, count: u32_at(page, at + 4) }
+    }
+}
+
+/// The Logical Block Provisioning page with one threshold. It is soft, it reports a decrease, and every initiator gets the report.
+/// `is_mask`: the page is a mask of the changeable bits. SBC-3, section 6.5.7.
+#[must_use]
+pub fn provisioning(threshold: Threshold, is_mask: bool) -> Vec<u8> {
+    let mut page = vec![0; 24];
+    let code = page::INFORMATIONAL_EXCEPTIONS | SPF;
+    put(&mut page, 0, &[code, subpage::LOGICAL_BLOCK_PROVISIONING]);
+    put(&mut page, 2, &len16(20));
+    let resource = if is_mask { 0 } else { Threshold::AVAILABLE };
+    let enabled = if threshold.is_enabled { 0x80 } else { 0 };
+    let at = usize::from(Threshold::AT);
+    put(&mut page, at, &[enabled, resource]);
+    put(&mut page, at + 4, &threshold.count.to_be_bytes());
     page
 }
 
@@ -160,7 +218,7 @@ impl Sensed<'_> {
     }
 }
 
-/// A page of a MODE SELECT parameter list, with its two bytes of header, and its offset in the list.
+/// A page of a MODE SELECT parameter list, with its header, and its offset in the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Selected<'a> {
     /// Offset in the parameter list, in bytes.
@@ -175,12 +233,18 @@ impl Selected<'_> {
     pub fn code(&self) -> u8 {
         u8_at(self.page, 0) & 0x3f
     }
+
+    /// Its subpage; [`subpage::NONE`] if it has none.
+    #[must_use]
+    pub fn subpage(&self) -> u8 {
+        if u8_at(self.page, 0) & SPF != 0 { u8_at(self.page, 1) } else { subpage::NONE }
+    }
 }
 
 /// Parses the pages of a MODE SELECT parameter list, and skips the block descriptor. SPC-4, section 7.5.2.
 ///
 /// # Errors
-/// A list that ends within a field, a page with subpages, a header with reserved fields set.
+/// A list that ends within a field.
 pub fn parse_select(list: &[u8], is_ten: bool) -> Result<Vec<Selected<'_>>, Sense> {
     if list.is_empty() {
         return Ok(Vec::new());
@@ -195,10 +259,12 @@ pub fn parse_select(list: &[u8], is_ten: bool) -> Result<Vec<Selected<'_>>, Sens
     let mut pages = Vec::new();
     while let Some(rest) = list.get(at..).filter(|rest| !rest.is_empty()) {
         let place = u16::try_from(at).map_err(|_| short)?;
-        if u8_at(rest, 0) & 0x40 != 0 {
-            return Err(Sense::invalid_parameter(place, Some(6)));
-        }
-        let len = 2 + usize::from(u8_at(rest, 1));
+        let has_subpage = u8_at(rest, 0) & SPF != 0;
+        let len = if has_subpage {
+            4 + usize::from(u16_at(rest, 2))
+        } else {
+            2 + usize::from(u8_at(rest, 1))
+        };
         let page = rest.get(..len).ok_or(short)?;
         pages.push(Selected { at: place, page });
         at += len;
@@ -251,8 +317,12 @@ mod tests {
         list.extend([0; 8]);
         list.extend(caching(true));
         list.extend(control(ControlFlags::default()));
+        let threshold = Threshold { is_enabled: true, count: 7 };
+        list.extend(provisioning(threshold, false));
         let pages = parse_select(&list, false).unwrap();
-        assert_eq!(pages.iter().map(|p| (p.at, p.code())).collect::<Vec<_>>(), [(12, 8), (32, 10)]);
+        let ids: Vec<_> = pages.iter().map(|p| (p.at, p.code(), p.subpage())).collect();
+        assert_eq!(ids, [(12, 8, 0), (32, 10, 0), (44, 0x1c, 2)]);
+        assert_eq!(Threshold::parse(pages[2].page), threshold);
         assert!(parse_select(&list[..40], false).is_err(), "the last page is cut");
         assert!(parse_select(&[0, 0, 0], false).is_err());
     }

@@ -29,6 +29,7 @@ codes! {
     SYNCHRONIZE_CACHE_10 = 0x35;
     WRITE_SAME_10 = 0x41;
     UNMAP = 0x42;
+    LOG_SENSE = 0x4d;
     MODE_SELECT_10 = 0x55;
     RESERVE_10 = 0x56;
     RELEASE_10 = 0x57;

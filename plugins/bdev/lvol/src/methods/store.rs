@@ -76,7 +76,9 @@ pub(super) fn register(app: &App) -> Result<()> {
         "true",
         async |params: Named| {
             let store = by_name(params.uuid, params.lvs_name)?;
-            store.store.grow().await.map_err(store_failed).map(|()| true)
+            let grown = store.store.grow().await.map_err(store_failed);
+            store.watch_fill();
+            grown.map(|()| true)
         },
     )?;
     method(

@@ -2,7 +2,7 @@
 
 use crate::node::{Backend, IoKey};
 use drivebay_scsi::{Change, TaskKey};
-use drivebay_sdk::bdev::{Channel, Desc, IoFlags, IoResult, Op};
+use drivebay_sdk::bdev::{Channel, Desc, IoFlags, IoResult, Op, Space};
 use drivebay_sdk::buf::{self, Buf};
 use drivebay_sdk::{Result, Status};
 use std::cell::RefCell;
@@ -82,6 +82,12 @@ impl Bdevs {
         let opened = Opened { channel, desc, is_dirty: false, keeps_no_data };
         self.units.insert(unit, opened);
         Ok(())
+    }
+
+    /// The space of each unit's pool as it is now.
+    pub fn spaces(&self) -> Vec<(u16, Option<Space>)> {
+        let space = |opened: &Opened| opened.desc.info().ok()?.space();
+        self.units.iter().map(|(unit, opened)| (*unit, space(opened))).collect()
     }
 
     /// Takes the next I/O that has ended.

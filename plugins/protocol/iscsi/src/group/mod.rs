@@ -30,7 +30,7 @@ use std::sync::Arc;
 const POLLIN: u32 = 1;
 /// Maximum number of events of sockets in one round.
 const EVENTS: usize = 64;
-/// Time between two checks of pings and deadlines, in nanoseconds.
+/// Time between two checks of pings, deadlines and the space of pools, in nanoseconds.
 const TICK_NS: u64 = 500_000_000;
 /// Time after which links that lack memory try again, in nanoseconds.
 const SHORT_NS: u64 = 1_000_000;
@@ -317,17 +317,25 @@ impl Served {
             }
             let opened = desc.info().and_then(|info| {
                 self.node.backend_mut().open(unit, desc)?;
-                Ok(Disk::from(&info))
+                Ok(info)
             });
             match opened {
-                Ok(disk) => {
-                    self.node.add_unit(unit, disk);
+                Ok(info) => {
+                    self.node.add_unit(unit, Disk::from(&info));
+                    self.node.device_mut().set_space(unit, info.space());
                     if let Some(stored) = keeps {
                         self.node.device_mut().keep_reservations(unit, stored);
                     }
                 }
                 Err(error) => tracing::error!(target, unit, %error, "the LUN cannot be used"),
             }
+        }
+    }
+
+    /// Gives each unit the space of its pool as it is now.
+    fn look_at_space(&mut self) {
+        for (unit, space) in self.node.backend().spaces() {
+            self.node.device_mut().set_space(unit, space);
         }
     }
 
@@ -434,14 +442,20 @@ impl State {
 
     fn tick(&mut self) {
         let now_ns = thread::now_ns();
+        let is_due = now_ns >= self.tick_ns;
         let is_short = self.targets.values().any(|served| served.node.is_short());
-        if now_ns < self.tick_ns && !is_short {
+        if !is_due && !is_short {
             return;
         }
-        self.tick_ns = now_ns.saturating_add(TICK_NS);
         for served in self.targets.values_mut() {
+            if is_due {
+                served.look_at_space();
+            }
             served.node.tick(now_ns);
             served.node.backend_mut().flush();
+        }
+        if is_due {
+            self.tick_ns = now_ns.saturating_add(TICK_NS);
         }
         self.is_pending = true;
     }

@@ -2,7 +2,7 @@
 
 use super::{Controller, error_log, events, property};
 use crate::io::{COPY_RANGES_MAX, copy_blocks, copy_range_blocks};
-use crate::model::{AnaState, ControllerKind, Namespace, Subsystem};
+use crate::model::{AnaState, ControllerKind, Geometry, Namespace, Subsystem};
 use drivebay_spec_nvme::Status;
 use drivebay_spec_nvme::admin::Identify;
 use drivebay_spec_nvme::feature::async_event;
@@ -251,7 +251,7 @@ fn namespace_fields(namespace: &Namespace) -> NamespaceData {
         nsfeat: nsfeat::OPTIMAL_PERFORMANCE | nsfeat::ATOMIC_UNITS,
         nmic: nmic::SHARED,
         rescap: reservation_capabilities(namespace),
-        dlfeat: if geometry.ops.write_zeroes { dlfeat::WRITE_ZEROES_DEALLOCATE } else { 0 },
+        dlfeat: deallocation_features(geometry),
         nawun: atomic,
         nawupf: atomic,
         noiob: u16::try_from(geometry.optimal_boundary).unwrap_or(0),
@@ -269,6 +269,12 @@ fn namespace_fields(namespace: &Namespace) -> NamespaceData {
         lbaf,
         ..NamespaceData::default()
     }
+}
+
+fn deallocation_features(geometry: &Geometry) -> u8 {
+    let has = |is_set: bool, bits: u8| if is_set { bits } else { 0 };
+    has(geometry.ops.write_zeroes, dlfeat::WRITE_ZEROES_DEALLOCATE)
+        | has(geometry.ops.unmap && geometry.deallocated_reads_zeroes, dlfeat::READS_ZEROES)
 }
 
 /// RESCAP: all types, IEKEY as in NVMe 1.3, and persistence if there is a `ptpl_file`.

@@ -45,6 +45,8 @@ pub struct Geometry {
     pub is_read_only: bool,
     /// Whether a read leaves the memory for its data unchanged.
     pub keeps_no_data: bool,
+    /// Whether deallocated blocks read as zeroes.
+    pub deallocated_reads_zeroes: bool,
     /// Optional operations.
     pub ops: Ops,
 }
@@ -136,6 +138,7 @@ pub(crate) mod tests {
             has_write_cache: true,
             is_read_only: false,
             keeps_no_data: false,
+            deallocated_reads_zeroes: true,
             ops: Ops { flush: true, unmap: true, write_zeroes: true, compare: true, fua: true },
         }
     }

@@ -213,6 +213,7 @@ fn geometry_of(info: &Info) -> Geometry {
         has_write_cache: info.has_write_cache(),
         is_read_only: info.is_read_only(),
         keeps_no_data: info.keeps_no_data(),
+        deallocated_reads_zeroes: info.unmapped_reads_zeroes(),
         ops: Ops {
             flush: ops.contains(OpSet::FLUSH),
             unmap: ops.contains(OpSet::UNMAP),
