@@ -262,6 +262,7 @@ fn geometry(bits: u8) -> Geometry {
         has_write_cache: has(0),
         is_read_only: !has(1),
         keeps_no_data: false,
+        deallocated_reads_zeroes: has(3),
         ops: Ops {
             flush: has(2),
             unmap: has(3),

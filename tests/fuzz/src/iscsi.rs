@@ -1,5 +1,11 @@
 //! Input from iSCSI connections.
 
+pub(crate) mod connection;
+mod disks;
+pub(crate) mod initiator;
+pub(crate) mod node;
+mod wire;
+
 use crate::look;
 use drivebay_spec_iscsi::negotiation::{Agreed, Offer, negotiate};
 use drivebay_spec_iscsi::{Header, Opcode, chap, name, pdu, text};

@@ -30,17 +30,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     // use them.
     ("tests/abi", &["plugin-api", "sdk", "host", "tests"]),
     ("tests/fuzz/archive", &[]),
-    (
-        "tests/fuzz",
-        &[
-            "tests/fuzz/archive",
-            "sdk/spec",
-            "sdk/nvme",
-            "sdk/virtio",
-            "host",
-            "plugins/protocol/nvmf",
-        ],
-    ),
+    ("tests/fuzz", &["tests/fuzz/archive", "sdk", "host", "plugins/protocol/nvmf"]),
     ("tests/sim", &["plugin-api", "host/core"]),
     ("tests", &["plugin-api", "sdk", "tests"]),
 ];
