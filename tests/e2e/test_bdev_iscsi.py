@@ -21,8 +21,8 @@ UUID = "6f9d7b1c-52a4-4a6b-9a2e-3f2f0c1d9e10"
 BLOCKS = 65536
 
 
-def url(port, user=""):
-    return f"iscsi://{user}127.0.0.1:{port}/{TARGET}/0"
+def url(port, user="", options=""):
+    return f"iscsi://{user}127.0.0.1:{port}/{TARGET}/0{options}"
 
 
 def serve(host, port, bdev="m0", **target):
@@ -41,17 +41,21 @@ def serve_ram(host, **target):
     return port
 
 
-def create(host, port, user=""):
-    return host.call("bdev_iscsi_create", name="I0", initiator_iqn=INITIATOR, url=url(port, user))
+def create(host, port, user="", options=""):
+    return host.call("bdev_iscsi_create", name="I0", initiator_iqn=INITIATOR, url=url(port, user, options))
+
+
+def refusal(host, port, user="", options=""):
+    return host.refused("bdev_iscsi_create", name="I0", initiator_iqn=INITIATOR, url=url(port, user, options))
 
 
 class Load:
     """`drivebay perf` on a unit, in its own process. It compares the data that it reads with the data that it wrote."""
 
-    def __init__(self, port, *flags, pattern="randrw", timeout_sec=30):
+    def __init__(self, port, *flags, pattern="randrw", timeout_sec=30, options=""):
         self.folder = tempfile.TemporaryDirectory()
         calls = [("bdev_iscsi_set_options", {"timeout_sec": timeout_sec}),
-                 ("bdev_iscsi_create", {"name": "I0", "initiator_iqn": INITIATOR, "url": url(port)})]
+                 ("bdev_iscsi_create", {"name": "I0", "initiator_iqn": INITIATOR, "url": url(port, options=options)})]
         rpc = [part for method, params in calls for part in ("--rpc", f"{method} {json.dumps(params)}")]
         command = [PROGRAM, "perf", "--json", "--plugin-dir", PLUGINS, *rpc, "--verify", "-w", pattern, *flags, "I0"]
         self.process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

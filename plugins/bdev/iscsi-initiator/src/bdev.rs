@@ -47,6 +47,7 @@ impl Bdev for IscsiBdev {
         let unit = &self.disk.unit;
         registration.has_write_cache = unit.has_write_cache;
         registration.is_read_only = unit.is_read_only;
+        registration.unmapped_reads_zeroes = unit.reads_zeroes;
         if unit.unmap_max == 0 {
             registration.ops = registration.ops.without(OpSet::UNMAP);
         }

@@ -5,18 +5,21 @@ use std::time::Duration;
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::net::{self, Address, Stream};
 use drivebay_sdk::runtime::task;
-use drivebay_spec_iscsi::chap::{self, Algorithm};
+use drivebay_spec_iscsi::chap::{self, Algorithm, CHALLENGE_LEN};
 use drivebay_spec_iscsi::negotiation::{Agreed, Answer, Offer, negotiate};
-use drivebay_spec_iscsi::pdu::{CONTINUE, FINAL, Login, LoginResponse, Stage};
+use drivebay_spec_iscsi::pdu::{CONTINUE, FINAL, Login, LoginResponse, LoginStatus, Stage};
 use drivebay_spec_iscsi::{BHS_LEN, Header, Opcode, pad_len, text};
 
 use crate::disk::Place;
 use crate::session::{Payload, SEGMENT_LEN, Session};
+use crate::url::{Url, host_and_port};
 
 /// Time limit of a login when the operator sets none.
 const LIMIT: Duration = Duration::from_secs(30);
 /// Maximum number of exchanges of a login.
 const ROUNDS_MAX: usize = 16;
+/// Maximum number of redirections of one login.
+const REDIRECTIONS_MAX: usize = 4;
 /// CmdSN of the login.
 const CMD_SN: u32 = 1;
 
@@ -40,24 +43,27 @@ async fn try_login<R: Payload>(
     isid: [u8; 6],
     limit: Duration,
 ) -> Result<(Stream, Session<R>)> {
-    let stream = connect(place, limit).await?;
-    let mut login = Exchange { stream, isid, exp_stat_sn: 0, agreed: Agreed::default() };
-    let mut names = Vec::new();
-    text::push(&mut names, "InitiatorName", &place.initiator);
-    text::push(&mut names, "SessionType", "Normal");
-    text::push(&mut names, "TargetName", &place.url.target);
-    if let Some((user, secret)) = &place.url.chap {
-        login.authenticate(std::mem::take(&mut names), user, secret).await?;
+    let (mut host, mut port) = (place.url.host.clone(), place.url.port);
+    for _ in 0..=REDIRECTIONS_MAX {
+        let stream = connect(&host, port, limit).await?;
+        let agreed = Agreed::default();
+        let mut login = Exchange { stream, isid, exp_stat_sn: 0, agreed, moved_to: None };
+        match login.negotiate(place).await {
+            Ok(last) => {
+                let Exchange { stream, agreed, exp_stat_sn, .. } = login;
+                let (cmd_sn, max_cmd_sn) = (last.exp_cmd_sn, last.max_cmd_sn);
+                let session = Session::new(place.url.lun, agreed, cmd_sn, max_cmd_sn, exp_stat_sn);
+                return Ok((stream, session));
+            }
+            Err(error) => (host, port) = login.moved_to.ok_or(error)?,
+        }
     }
-    let last = login.operational(names).await?;
-    let Exchange { stream, agreed, exp_stat_sn, .. } = login;
-    let (cmd_sn, max_cmd_sn) = (last.exp_cmd_sn, last.max_cmd_sn);
-    Ok((stream, Session::new(place.url.lun, agreed, cmd_sn, max_cmd_sn, exp_stat_sn)))
+    Err(failed("each portal redirects to another one"))
 }
 
-async fn connect(place: &Place, limit: Duration) -> Result<Stream> {
+async fn connect(host: &str, port: u16, limit: Duration) -> Result<Stream> {
     let mut last = Error::new(errno::ENOENT, "the name of the host has no address");
-    for address in Address::resolve(&place.url.host, place.url.port).await? {
+    for address in Address::resolve(host, port).await? {
         match net::connect(&address, &net::Options::default(), limit).await {
             Ok(stream) => return Ok(stream),
             Err(error) if error.errno() == errno::ETIMEDOUT => last = error,
@@ -72,10 +78,12 @@ struct Exchange {
     isid: [u8; 6],
     exp_stat_sn: u32,
     agreed: Agreed,
+    /// The portal to which the target has redirected the login.
+    moved_to: Option<(String, u16)>,
 }
 
-/// What the initiator wants. The target decides on digests.
-fn offer() -> Offer {
+/// What the initiator wants. The target decides on digests, unless the operator requires them.
+fn offer(url: &Url) -> Offer {
     let wanted = Agreed {
         header_digest: true,
         data_digest: true,
@@ -83,41 +91,82 @@ fn offer() -> Offer {
         time2retain: 0,
         ..Agreed::default()
     };
-    Offer { wanted, require_header_digest: false, require_data_digest: false }
+    Offer { wanted, require_header_digest: url.header_digest, require_data_digest: url.data_digest }
 }
 
 impl Exchange {
-    /// One-way CHAP.
-    async fn authenticate(&mut self, mut names: Vec<u8>, user: &str, secret: &str) -> Result<()> {
-        text::push(&mut names, "AuthMethod", "CHAP,None");
+    /// All of the login. Returns the last response.
+    async fn negotiate(&mut self, place: &Place) -> Result<LoginResponse> {
+        let mut names = Vec::new();
+        text::push(&mut names, "InitiatorName", &place.initiator);
+        text::push(&mut names, "SessionType", "Normal");
+        text::push(&mut names, "TargetName", &place.url.target);
+        if let Some((user, secret)) = &place.url.chap {
+            let names = std::mem::take(&mut names);
+            self.authenticate(names, user, secret, place.url.target_chap.as_ref()).await?;
+        }
+        self.operational(names, &place.url).await
+    }
+
+    /// CHAP. `target`: the user and secret with which the target must prove its identity too.
+    async fn authenticate(
+        &mut self,
+        mut names: Vec<u8>,
+        user: &str,
+        secret: &str,
+        target: Option<&(String, String)>,
+    ) -> Result<()> {
+        let methods = if target.is_some() { "CHAP" } else { "CHAP,None" };
+        text::push(&mut names, "AuthMethod", methods);
         let (_, answer) = self.turn(Stage::Security, None, &names).await?;
-        if key(&answer, "AuthMethod")?.as_deref() == Some("CHAP") {
-            let mut ask = Vec::new();
-            text::push(&mut ask, "CHAP_A", "7,5");
-            let (_, challenge) = self.turn(Stage::Security, None, &ask).await?;
-            let wrong = || failed("the target's challenge for CHAP is incomplete");
-            let chosen = key(&challenge, "CHAP_A")?.ok_or_else(wrong)?;
-            let algorithm = Algorithm::choose(&chosen).ok_or_else(wrong)?;
-            let id = key(&challenge, "CHAP_I")?.and_then(|id| text::number(&id));
-            let id = id.and_then(|id| u8::try_from(id).ok()).ok_or_else(wrong)?;
-            let bytes = key(&challenge, "CHAP_C")?.and_then(|text| chap::decode(&text));
-            let response = algorithm.response(id, secret.as_bytes(), &bytes.ok_or_else(wrong)?);
-            let mut answer = Vec::new();
-            text::push(&mut answer, "CHAP_N", user);
-            text::push(&mut answer, "CHAP_R", &chap::encode(&response));
-            self.turn(Stage::Security, Some(Stage::Operational), &answer).await?;
-        } else {
+        if key(&answer, "AuthMethod")?.as_deref() != Some("CHAP") {
+            if target.is_some() {
+                return Err(unproved());
+            }
             self.turn(Stage::Security, Some(Stage::Operational), &[]).await?;
+            return Ok(());
+        }
+        let mut ask = Vec::new();
+        text::push(&mut ask, "CHAP_A", "7,5");
+        let (_, challenge) = self.turn(Stage::Security, None, &ask).await?;
+        let wrong = || failed("the target's challenge for CHAP is incomplete");
+        let chosen = key(&challenge, "CHAP_A")?.ok_or_else(wrong)?;
+        let algorithm = Algorithm::choose(&chosen).ok_or_else(wrong)?;
+        let id = key(&challenge, "CHAP_I")?.and_then(|id| text::number(&id));
+        let id = id.and_then(|id| u8::try_from(id).ok()).ok_or_else(wrong)?;
+        let theirs = key(&challenge, "CHAP_C")?.and_then(|text| chap::decode(&text));
+        let theirs = theirs.ok_or_else(wrong)?;
+        let response = algorithm.response(id, secret.as_bytes(), &theirs);
+        let mut answer = Vec::new();
+        text::push(&mut answer, "CHAP_N", user);
+        text::push(&mut answer, "CHAP_R", &chap::encode(&response));
+        let mut random = [0; CHALLENGE_LEN + 1];
+        getrandom::fill(&mut random)
+            .map_err(|error| failed(&format!("random numbers: {error}")))?;
+        let [own_id, own @ ..] = random;
+        if target.is_some() {
+            text::push(&mut answer, "CHAP_I", &own_id.to_string());
+            text::push(&mut answer, "CHAP_C", &chap::encode(&own));
+        }
+        let (_, proof) = self.turn(Stage::Security, Some(Stage::Operational), &answer).await?;
+        if let Some((user, secret)) = target {
+            let expected = algorithm.response(own_id, secret.as_bytes(), &own);
+            let given = key(&proof, "CHAP_R")?.and_then(|text| chap::decode(&text));
+            let is_right = given.is_some_and(|given| chap::is_same(&given, &expected));
+            if !is_right || key(&proof, "CHAP_N")?.as_ref() != Some(user) {
+                return Err(unproved());
+            }
         }
         Ok(())
     }
 
     /// Negotiates the operational keys. Returns the last response.
-    async fn operational(&mut self, mut keys: Vec<u8>) -> Result<LoginResponse> {
-        let wanted = offer().wanted;
+    async fn operational(&mut self, mut keys: Vec<u8>, url: &Url) -> Result<LoginResponse> {
+        let Offer { wanted, require_header_digest, require_data_digest } = offer(url);
+        let digest = |is_required| if is_required { "CRC32C" } else { "None,CRC32C" }.to_owned();
         for (name, value) in [
-            ("HeaderDigest", "None,CRC32C".to_owned()),
-            ("DataDigest", "None,CRC32C".to_owned()),
+            ("HeaderDigest", digest(require_header_digest)),
+            ("DataDigest", digest(require_data_digest)),
             ("MaxRecvDataSegmentLength", SEGMENT_LEN.to_string()),
             ("InitialR2T", "Yes".to_owned()),
             ("ImmediateData", "Yes".to_owned()),
@@ -136,8 +185,9 @@ impl Exchange {
         for _ in 0..ROUNDS_MAX {
             let (response, answer) =
                 self.turn(Stage::Operational, Some(Stage::FullFeature), &keys).await?;
-            self.agree(&answer)?;
+            self.agree(&answer, url)?;
             if response.flags & FINAL != 0 {
+                self.check_digests(url)?;
                 return Ok(response);
             }
             keys.clear();
@@ -145,14 +195,27 @@ impl Exchange {
         Err(failed("the target does not finish the login"))
     }
 
-    fn agree(&mut self, answer: &[u8]) -> Result<()> {
+    fn agree(&mut self, answer: &[u8], url: &Url) -> Result<()> {
         for (key, value) in pairs(answer)? {
             let is_told = matches!(key, "TargetPortalGroupTag" | "TargetAlias" | "TargetAddress");
             if is_told || matches!(value, "NotUnderstood" | "Irrelevant") {
                 continue;
             }
-            if negotiate(key, value, &offer(), &mut self.agreed, false) == Answer::Reject {
+            if negotiate(key, value, &offer(url), &mut self.agreed, false) == Answer::Reject {
                 return Err(failed(&format!("the target's {key}={value} is not acceptable")));
+            }
+        }
+        Ok(())
+    }
+
+    /// A target may leave a key without an answer, which means the default: no digest.
+    fn check_digests(&self, url: &Url) -> Result<()> {
+        for (is_required, is_used, what) in [
+            (url.header_digest, self.agreed.header_digest, "header"),
+            (url.data_digest, self.agreed.data_digest, "data"),
+        ] {
+            if is_required && !is_used {
+                return Err(failed(&format!("the target refuses {what} digests")));
             }
         }
         Ok(())
@@ -206,12 +269,29 @@ impl Exchange {
         self.exp_stat_sn = response.stat_sn.wrapping_add(1);
         match response.status {
             0 => Ok(response),
+            MOVED_TEMPORARILY | MOVED_PERMANENTLY => {
+                let address = key(text, "TargetAddress")?;
+                // The tag of the portal group may follow.
+                let portal = address.as_deref().and_then(|address| address.split(',').next());
+                self.moved_to = portal.and_then(host_and_port);
+                Err(failed("the target redirects, but not to HOST[:PORT]"))
+            }
             0x0201 => Err(Error::new(errno::EPERM, "the target refuses the user or secret")),
             0x0202 => Err(Error::new(errno::EPERM, "the target refuses this initiator")),
             0x0203 => Err(Error::new(errno::ENOENT, "there is no such target")),
             status => Err(failed(&format!("the target refuses the login, status {status:#06x}"))),
         }
     }
+}
+
+const MOVED_TEMPORARILY: u16 = LoginStatus::TargetMovedTemporarily as u16;
+const MOVED_PERMANENTLY: u16 = LoginStatus::TargetMovedPermanently as u16;
+
+fn unproved() -> Error {
+    Error::new(
+        errno::EPERM,
+        "the target does not prove its identity with target_user and target_password",
+    )
 }
 
 fn failed(why: &str) -> Error {

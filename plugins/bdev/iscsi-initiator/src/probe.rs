@@ -35,6 +35,8 @@ pub(crate) struct Unit {
     pub(crate) transfer_max: u32,
     /// Maximum number of blocks of one UNMAP; 0 = it is not supported.
     pub(crate) unmap_max: u32,
+    /// Unmapped blocks read as zeroes (LBPRZ).
+    pub(crate) reads_zeroes: bool,
     pub(crate) has_write_cache: bool,
     pub(crate) is_read_only: bool,
 }
@@ -44,21 +46,6 @@ impl Unit {
     pub(crate) fn is(&self, identity: &[u8], block_size: u32) -> bool {
         unit_designators(identity) == unit_designators(&self.identity)
             && block_size == self.block_size
-    }
-}
-
-impl Payload for Vec<u8> {
-    fn take_data(&mut self, offset: u32, bytes: &[u8]) {
-        let at = usize::try_from(offset).unwrap_or(usize::MAX);
-        if let Some(place) = self.get_mut(at..).and_then(|rest| rest.get_mut(..bytes.len())) {
-            place.copy_from_slice(bytes);
-        }
-    }
-
-    fn give_data(&self, offset: u32, len: u32, out: &mut Vec<u8>) {
-        let (at, len) = (usize::try_from(offset), usize::try_from(len));
-        let rest = self.get(at.unwrap_or(usize::MAX)..).unwrap_or_default();
-        out.extend(rest.iter().take(len.unwrap_or(0)));
     }
 }
 
@@ -159,6 +146,7 @@ impl Talk {
             block_size,
             transfer_max: u32_at(&limits, 4),
             unmap_max: if can_unmap { u32_at(&limits, 16) } else { 0 },
+            reads_zeroes: can_unmap && capacity.reads_zeros,
             has_write_cache: has_write_cache(&mode),
             is_read_only: mode.get(2).is_some_and(|flags| flags & 0x80 != 0),
         })

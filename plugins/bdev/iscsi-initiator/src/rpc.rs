@@ -19,7 +19,8 @@ params! {
         /// Name of this initiator, such as iqn.2026-01.com.example:host1.
         #[range(1..=223)]
         pub initiator_iqn: String,
-        /// The unit: iscsi://[USER%SECRET@]HOST[:PORT]/TARGET/LUN.
+        /// The unit: iscsi://[USER%SECRET@]HOST[:PORT]/TARGET/LUN. These options may follow, after a ? and with & between them:
+        /// target_user=USER and target_password=SECRET for mutual CHAP, header_digest=crc32c, data_digest=crc32c.
         #[range(1..=2048)]
         pub url: String,
     }

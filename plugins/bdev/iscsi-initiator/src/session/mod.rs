@@ -12,10 +12,15 @@ use std::fmt;
 
 use crate::outbox::Outbox;
 
+#[cfg(test)]
+mod tests;
+
 /// Maximum number of commands outstanding.
 const TASKS_MAX: usize = 128;
 /// Maximum number of answers to the target's pings that wait for the socket.
 const PINGS_MAX: usize = 64;
+/// Bytes to send above which no command begins: the target does not read.
+const OUTBOX_LEN: usize = 1 << 20;
 /// Longest data of a PDU that the target may send, in bytes.
 pub const SEGMENT_LEN: u32 = 256 << 10;
 
@@ -25,6 +30,21 @@ pub trait Payload {
     fn take_data(&mut self, offset: u32, bytes: &[u8]);
     /// Appends the `len` bytes from `offset` on to `out`.
     fn give_data(&self, offset: u32, len: u32, out: &mut Vec<u8>);
+}
+
+impl Payload for Vec<u8> {
+    fn take_data(&mut self, offset: u32, bytes: &[u8]) {
+        let at = usize::try_from(offset).unwrap_or(usize::MAX);
+        if let Some(place) = self.get_mut(at..).and_then(|rest| rest.get_mut(..bytes.len())) {
+            place.copy_from_slice(bytes);
+        }
+    }
+
+    fn give_data(&self, offset: u32, len: u32, out: &mut Vec<u8>) {
+        let (at, len) = (usize::try_from(offset), usize::try_from(len));
+        let rest = self.get(at.unwrap_or(usize::MAX)..).unwrap_or_default();
+        out.extend(rest.iter().take(len.unwrap_or(0)));
+    }
 }
 
 /// The direction of a command's data, and its length in bytes.
@@ -110,6 +130,18 @@ pub struct Session<R> {
     tasks: Vec<Option<Task<R>>>,
     free: Vec<u32>,
     done: VecDeque<Done<R>>,
+    leaving: Leaving,
+}
+
+/// How far a logout is that the target has requested.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leaving {
+    /// It has requested none.
+    No,
+    /// The outstanding commands end first, and no others begin.
+    Draining,
+    /// The initiator has sent Logout.
+    LoggedOut,
 }
 
 impl<R: Payload> Session<R> {
@@ -134,6 +166,7 @@ impl<R: Payload> Session<R> {
             tasks: Vec::new(),
             free: Vec::new(),
             done: VecDeque::new(),
+            leaving: Leaving::No,
         }
     }
 
@@ -141,7 +174,7 @@ impl<R: Payload> Session<R> {
     #[must_use]
     pub fn with_payload<Q: Payload>(self) -> Session<Q> {
         let Self { lun, agreed, framing, inbox, outbox, pings, .. } = self;
-        let Self { cmd_sn, max_cmd_sn, exp_stat_sn, .. } = self;
+        let Self { cmd_sn, max_cmd_sn, exp_stat_sn, leaving, .. } = self;
         let (tasks, free, done) = (Vec::new(), Vec::new(), VecDeque::new());
         Session {
             lun,
@@ -156,6 +189,7 @@ impl<R: Payload> Session<R> {
             tasks,
             free,
             done,
+            leaving,
         }
     }
 
@@ -173,10 +207,11 @@ impl<R: Payload> Session<R> {
     /// Queues a command to be sent.
     ///
     /// # Errors
-    /// Returns the request when it must wait, because the target accepts no more commands now.
+    /// Returns the request when it must wait, because the target accepts no more commands now, or has requested a logout.
     pub fn submit(&mut self, cdb: [u8; CDB_LEN], transfer: Transfer, request: R) -> Result<(), R> {
-        let is_full = self.free.is_empty() && self.tasks.len() == TASKS_MAX;
-        if is_full || is_before(self.max_cmd_sn, self.cmd_sn) {
+        let is_full = self.free.is_empty() && self.tasks.len() == TASKS_MAX
+            || self.outbox.rest().len() > OUTBOX_LEN;
+        if is_full || self.leaving != Leaving::No || is_before(self.max_cmd_sn, self.cmd_sn) {
             return Err(request);
         }
         let (flag, expected_len) = match transfer {
@@ -283,11 +318,18 @@ impl<R: Payload> Session<R> {
                 Opcode::NopIn => self.nop_in(&pdu::NopIn::parse(&frame.bhs))?,
                 Opcode::AsyncMessage => {
                     let message = pdu::AsyncMessage::parse(&frame.bhs);
-                    if message.event != 0 {
-                        return Err(Fault::Ended(message.event));
-                    }
-                    // Sense data of the unit. The unit reports it with its next command too.
                     self.status_came(message.stat_sn, message.exp_cmd_sn, message.max_cmd_sn);
+                    match message.event {
+                        0 => {} // sense data of the unit, which the unit reports with its next command too
+                        LOGOUT_REQUESTED if self.leaving == Leaving::No => {
+                            self.leaving = Leaving::Draining;
+                        }
+                        LOGOUT_REQUESTED => {}
+                        event => return Err(Fault::Ended(event)),
+                    }
+                }
+                Opcode::LogoutResponse if self.leaving == Leaving::LoggedOut => {
+                    return Err(Fault::Ended(LOGOUT_REQUESTED));
                 }
                 Opcode::Reject => {
                     return Err(Fault::Rejected(pdu::Reject::parse(&frame.bhs).reason));
@@ -296,7 +338,21 @@ impl<R: Payload> Session<R> {
             }
             inbox.consume(&frame);
         }
+        self.log_out_when_idle();
         Ok(())
+    }
+
+    /// Queues the logout that the target has requested, once no command is outstanding. The target closes the connection if that takes
+    /// too long. RFC 7143, section 11.9.1.
+    fn log_out_when_idle(&mut self) {
+        if self.leaving != Leaving::Draining || self.free.len() < self.tasks.len() {
+            return;
+        }
+        self.leaving = Leaving::LoggedOut;
+        let (cmd_sn, exp_stat_sn) = (self.cmd_sn, self.exp_stat_sn);
+        let logout = pdu::Logout { reason: FINAL, itt: LOGOUT_TAG, cid: 0, cmd_sn, exp_stat_sn };
+        let has_digests = self.digests();
+        self.outbox.push(&logout.encode_immediate(0), has_digests, |_| {});
     }
 
     fn window(&mut self, exp_cmd_sn: u32, max_cmd_sn: u32) {
@@ -416,167 +472,14 @@ impl<R: Payload> Session<R> {
     }
 }
 
-/// The task tag of pings. The tags of commands are smaller than [`TASKS_MAX`].
+/// The task tags of pings and of the logout. The tags of commands are smaller than [`TASKS_MAX`].
 const PING_TAG: u32 = 0x8000_0000;
+const LOGOUT_TAG: u32 = 0x8000_0001;
+/// The event of an Async Message that requests a logout. RFC 7143, section 11.9.1.
+const LOGOUT_REQUESTED: u8 = 1;
 /// The status of a command that the target did not execute. No target sends this value.
 pub const TARGET_FAILURE: u8 = 0xff;
 
 fn index(itt: u32) -> usize {
     usize::try_from(itt).unwrap_or(usize::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use drivebay_spec_iscsi::{BHS_LEN, Header};
-
-    fn session() -> Session<Vec<u8>> {
-        let agreed = Agreed { peer_segment_len: 1024, first_burst_len: 512, ..Agreed::default() };
-        Session::new(0, agreed, 5, 5, 1)
-    }
-
-    /// The PDUs that were sent: opcode, header and data.
-    fn sent(session: &mut Session<Vec<u8>>) -> Vec<(Opcode, [u8; BHS_LEN], Vec<u8>)> {
-        let mut inbox = Inbox::default();
-        inbox.push(session.output());
-        session.sent(session.output().len());
-        let framing = Framing { data_len_max: 1 << 24, ..Framing::default() };
-        let mut all = Vec::new();
-        while let Some(frame) = inbox.front(&framing).unwrap() {
-            let data = inbox.data(&frame).to_vec();
-            all.push((Header::parse(&frame.bhs).kind().unwrap(), frame.bhs, data));
-            inbox.consume(&frame);
-        }
-        all
-    }
-
-    fn come(session: &mut Session<Vec<u8>>, bhs: [u8; BHS_LEN], data: &[u8]) -> Result<(), Fault> {
-        let bytes = [bhs.as_slice(), data].concat();
-        let room = session.room();
-        room[..bytes.len()].copy_from_slice(&bytes);
-        session.received(bytes.len())
-    }
-
-    fn good(itt: u32) -> [u8; BHS_LEN] {
-        let response = pdu::ScsiResponse {
-            itt,
-            stat_sn: 1,
-            exp_cmd_sn: 6,
-            max_cmd_sn: 9,
-            ..Default::default()
-        };
-        response.encode(0)
-    }
-
-    #[test]
-    fn a_read_takes_its_data_and_ends_with_the_status() {
-        let mut session = session();
-        session.submit([0x28; CDB_LEN], Transfer::In(8), vec![0; 8]).unwrap();
-        assert!(
-            session.submit([0; CDB_LEN], Transfer::None, vec![]).is_err(),
-            "the window is closed"
-        );
-        let (opcode, bhs, _) = sent(&mut session).remove(0);
-        assert_eq!((opcode, ScsiCommand::parse(&bhs).expected_len), (Opcode::ScsiCommand, 8));
-        let data = DataIn::default();
-        come(&mut session, data.encode(4), b"soon").unwrap();
-        let last = DataIn {
-            flags: FINAL | DataIn::STATUS,
-            offset: 4,
-            exp_cmd_sn: 6,
-            max_cmd_sn: 8,
-            ..DataIn::default()
-        };
-        come(&mut session, last.encode(4), b"late").unwrap();
-        let done = session.done().unwrap();
-        assert_eq!(
-            (done.request.as_slice(), done.status, done.is_whole),
-            (b"soonlate".as_slice(), 0, true)
-        );
-        assert!(session.submit([0; CDB_LEN], Transfer::None, vec![]).is_ok(), "the window is open");
-    }
-
-    #[test]
-    fn a_write_sends_its_first_burst_and_then_what_the_target_asks_for() {
-        let mut session = session();
-        let data: Vec<u8> = (0..=255).flat_map(|byte| [byte; 16]).collect();
-        session.submit([0x2a; CDB_LEN], Transfer::Out(4096), data.clone()).unwrap();
-        assert_eq!(sent(&mut session)[0].2, data[..512]);
-        let r2t = R2t { ttt: 77, offset: 512, len: 3584, ..R2t::default() };
-        come(&mut session, r2t.encode(0), &[]).unwrap();
-        let pieces = sent(&mut session);
-        let lens: Vec<usize> = pieces.iter().map(|(_, _, data)| data.len()).collect();
-        assert_eq!(lens, [1024, 1024, 1024, 512]);
-        let last = DataOut::parse(&pieces[3].1);
-        assert_eq!((last.flags, last.ttt, last.data_sn, last.offset), (FINAL, 77, 3, 3584));
-        assert_eq!(pieces.concat_data(), data[512..]);
-        come(&mut session, good(0), &[]).unwrap();
-        assert!(session.done().unwrap().is_whole);
-    }
-
-    trait Concat {
-        fn concat_data(&self) -> Vec<u8>;
-    }
-
-    impl Concat for Vec<(Opcode, [u8; BHS_LEN], Vec<u8>)> {
-        fn concat_data(&self) -> Vec<u8> {
-            self.iter().flat_map(|(_, _, data)| data.clone()).collect()
-        }
-    }
-
-    #[test]
-    fn a_target_that_reaches_outside_of_a_command_ends_the_session() {
-        let outside = [
-            (Transfer::In(8), DataIn { offset: 4, ..DataIn::default() }.encode(8), 8),
-            (Transfer::In(8), DataIn { offset: 4, ..DataIn::default() }.encode(4), 4), // out of order
-            (Transfer::In(8), DataIn { offset: u32::MAX, ..DataIn::default() }.encode(8), 8),
-            (Transfer::Out(8), DataIn::default().encode(8), 8),
-            (Transfer::In(8), R2t { len: 8, ..R2t::default() }.encode(0), 0),
-            (Transfer::Out(8), R2t { len: 0, ..R2t::default() }.encode(0), 0),
-            (Transfer::Out(8), R2t { len: 8, ..R2t::default() }.encode(0), 0), // sent already
-        ];
-        for (transfer, bhs, len) in outside {
-            let mut session = session();
-            session.submit([0; CDB_LEN], transfer, vec![0; 8]).unwrap();
-            assert_eq!(come(&mut session, bhs, &vec![0; len]), Err(Fault::OutOfBounds));
-            assert_eq!(session.into_requests().count(), 1);
-        }
-        let mut session = session();
-        assert_eq!(come(&mut session, good(3), &[]), Err(Fault::Unexpected(0x21)));
-    }
-
-    #[test]
-    fn a_read_that_ends_good_without_all_of_its_data_is_not_whole() {
-        let mut session = session();
-        session.submit([0; CDB_LEN], Transfer::In(8), vec![0; 8]).unwrap();
-        come(&mut session, good(0), &[]).unwrap();
-        assert!(!session.done().unwrap().is_whole);
-    }
-
-    #[test]
-    fn a_write_that_ends_good_before_the_target_asked_for_all_of_its_data_is_not_whole() {
-        let mut session = session();
-        session.submit([0x2a; CDB_LEN], Transfer::Out(4096), vec![7; 4096]).unwrap();
-        come(&mut session, good(0), &[]).unwrap();
-        assert!(!session.done().unwrap().is_whole);
-    }
-
-    #[test]
-    fn pings_are_answered_but_not_without_limit_and_a_logout_request_ends_the_session() {
-        let mut session = session();
-        let ping = pdu::NopIn { itt: NO_TAG, ttt: 5, ..pdu::NopIn::default() };
-        come(&mut session, ping.encode(0), &[]).unwrap();
-        let (opcode, bhs, _) = sent(&mut session).remove(0);
-        assert_eq!((opcode, pdu::NopOut::parse(&bhs).ttt), (Opcode::NopOut, 5));
-        for _ in 0..PINGS_MAX {
-            come(&mut session, ping.encode(0), &[]).unwrap();
-        }
-        // An answer that was sent makes room for another one, even if the outbox is never empty.
-        session.sent(BHS_LEN);
-        come(&mut session, ping.encode(0), &[]).unwrap();
-        assert_eq!(come(&mut session, ping.encode(0), &[]), Err(Fault::Flood));
-        let mut session = self::session();
-        let message = pdu::AsyncMessage { event: 1, ..pdu::AsyncMessage::default() };
-        assert_eq!(come(&mut session, message.encode(0), &[]), Err(Fault::Ended(1)));
-    }
 }
