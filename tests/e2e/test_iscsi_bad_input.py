@@ -6,6 +6,7 @@ import unittest
 import iscsi_client
 from host import Host
 from iscsi_client import NOP_IN, SCSI_DATA_IN, Session
+from test_exports import serve_iscsi
 from test_iscsi import TARGET, run, serve
 
 # Allowed difference of memory in KiB, for the allocator's own caches.
@@ -69,6 +70,22 @@ class BadInput(unittest.TestCase):
             new.read(7, 0, 1)
             answer = new.exactly(48)
             self.assertEqual((answer[0], int.from_bytes(answer[16:20], "big")), (SCSI_DATA_IN, 7))
+            for session in (old, new):
+                session.close()
+
+    def test_a_login_takes_the_place_of_a_session_whose_io_hangs(self):
+        with Host() as host:
+            host.call("bdev_malloc_create", name="m0", num_blocks=2048, block_size=512)
+            host.call("bdev_error_create", base_name="m0")
+            port = serve_iscsi(host, "EE_m0")
+            old = Session(port, TARGET, isid=1)
+            host.call("bdev_error_inject_error", name="EE_m0", io_type="read", error_type="pending", num=1)
+            old.read(7, 0, 1)
+            new = Session(port, TARGET, isid=1)
+            with self.assertRaises(EOFError):
+                old.exactly(1)
+            self.assertEqual(new.read_all(0, 512), bytes(512))
+            self.assertEqual(len(host.call("iscsi_get_connections")), 1)
             for session in (old, new):
                 session.close()
 

@@ -7,6 +7,7 @@ import uuid
 
 from guest import soak_only
 from host import Host, address, free_port
+from iscsi_client import REGISTER, ReservationConflict, Session, reserve_out
 from nvme_guest import NQN, NvmeGuestTest
 
 MIB = 1 << 20
@@ -212,6 +213,37 @@ class ChangesWhileConnected(NvmeGuestTest):
             host.call("nvmf_subsystem_add_listener", nqn=NQN, listen_address=address(second))
             host.call("nvmf_subsystem_remove_listener", nqn=NQN, listen_address=address(first))
             self.run_script("identify.sh", second)
+
+
+class Reservations(NvmeGuestTest):
+    def test_nvme_cli_reserves_a_namespace_for_one_host_and_a_lun_of_the_same_disk_is_kept_out(self):
+        with Host() as host:
+            disk = ram_disk(host)
+            _, port = host.export(disk, NQN)
+            second, iscsi_port = free_port(), free_port()
+            host.call("nvmf_subsystem_add_listener", nqn=NQN, listen_address=address(second))
+            host.call("iscsi_create_portal_group", tag=1, portals=[{"host": "127.0.0.1", "port": str(iscsi_port)}])
+            host.call("iscsi_create_initiator_group", tag=2, initiators=["ANY"], netmasks=["ANY"])
+            target = {"name": "disk1", "alias_name": "", "pg_ig_maps": [{"pg_tag": 1, "ig_tag": 2}], "queue_depth": 64,
+                      "luns": [{"bdev_name": disk, "lun_id": 0}]}
+            host.call("iscsi_create_target_node", **target)
+            # Neither protocol reserves a disk that the other one serves, too.
+            session = Session(iscsi_port, "iqn.2016-06.io.spdk:disk1")
+            with self.assertRaises(ReservationConflict):
+                reserve_out(session, REGISTER, new_key=1)
+            session.close()
+            guest = self.begin("reservations.sh", port, env={"SECOND_PORT": str(second)})
+            guest.wait_for("refused")
+            host.call("iscsi_delete_target_node", name="iqn.2016-06.io.spdk:disk1")
+            guest.tell("no-lun")
+            guest.wait_for("reserved")
+            self.assertIn("in use", host.refused("iscsi_create_target_node", **target).message)
+            guest.tell("lun-refused")
+            self.end(guest)
+            host.call("iscsi_create_target_node", **target)
+        for name, kind, registrants in (("reserved", 1, 1), ("preempted", 2, 1), ("free", 0, 0)):
+            report = self.found(f"{name}.json")
+            self.assertEqual((report["rtype"], report["regctl"]), (kind, registrants), name)
 
 
 class Multipath(NvmeGuestTest):

@@ -22,6 +22,8 @@ pub(super) struct Unit {
     may_be_stored: bool,
     /// The unit's claim keeps out other exports: an initiator is registered.
     is_owned: bool,
+    /// A unit over a read-only bdev has no claim.
+    is_read_only: bool,
 }
 
 /// The reservation files in use: the files of the units, and files that a worker still writes for a removed unit.
@@ -60,20 +62,22 @@ impl Unit {
             None => None,
         };
         let (desc, info) = bdev::open_export(app, &lun.bdev_name, true, on_event)?;
-        let uuid = info.uuid();
+        let (uuid, is_read_only) = (info.uuid(), info.is_read_only());
         let stored = match &file {
             Some(path) => reservations::read(path, &uuid)?,
             None => None,
         };
         let is_stored = stored.is_some();
-        if is_stored {
+        let is_owned = is_stored && !is_read_only;
+        if is_owned {
             bdev::own_export(app, &desc).map_err(|_| {
                 let why = "its ptpl_file holds registrations, but it has other exports";
                 Error::new(errno::EPERM, format!("bdev {} is in use: {why}", lun.bdev_name))
             })?;
         }
         let desc = Arc::new(desc);
-        Ok((Self { desc, uuid, file, may_be_stored: is_stored, is_owned: is_stored }, stored))
+        let unit = Self { desc, uuid, file, may_be_stored: is_stored, is_owned, is_read_only };
+        Ok((unit, stored))
     }
 
     /// The descriptor.
@@ -126,6 +130,9 @@ impl Unit {
 
     /// Claims the bdev for this unit alone, or lets other exports share it. Returns whether the claim is as wanted now.
     pub(super) fn own(&mut self, is_owned: bool) -> bool {
+        if self.is_read_only {
+            return true;
+        }
         let claim = if is_owned { bdev::own_export } else { bdev::share_export };
         if self.is_owned != is_owned
             && App::here(|app| claim(app, &self.desc)).is_ok_and(|done| done.is_ok())

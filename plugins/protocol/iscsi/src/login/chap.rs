@@ -160,6 +160,17 @@ mod tests {
     }
 
     #[test]
+    fn the_response_to_an_earlier_challenge_is_refused() {
+        let (model, policy) = model();
+        let (id, first) = challenge(&mut Chap::Begun, &model, policy);
+        let response = chap::encode(&Algorithm::Md5.response(id, b"the-secret", &first));
+        let mut chap = Chap::Begun;
+        challenge(&mut chap, &model, policy);
+        let pairs = [("CHAP_N", "u"), ("CHAP_R", response.as_str())];
+        assert_eq!(chap.step(&pairs, &model, policy, &mut Vec::new()), Err(Unproved));
+    }
+
+    #[test]
     fn the_target_proves_itself_where_it_is_asked_or_must() {
         let (model, mut policy) = model();
         policy.mutual = true;

@@ -177,6 +177,30 @@ fn discovery_tells_only_what_the_initiator_may_use() {
 }
 
 #[test]
+fn discovery_without_authority_tells_nothing() {
+    // The portal group requires CHAP.
+    for flags in [0x87, 0x83] {
+        let mut bench = Bench::new();
+        let group = bench.model.portal_groups.get_mut(&1).unwrap();
+        group.chap = ChapPolicy::new(false, true, false, 1).unwrap();
+        let (progress, status, answer) =
+            bench.login(flags, &format!("{NAME}SessionType=Discovery\0"));
+        assert_eq!(status, LoginStatus::AuthenticationFailure as u16);
+        assert!(matches!(progress, Progress::Over) && !answer.contains("spdk"), "{answer}");
+    }
+    // The initiator is in no group, whatever it asks for.
+    for text in ["SendTargets=All\0", "SendTargets=iqn.2016-06.io.spdk:a\0"] {
+        let mut bench = Bench::new();
+        let stranger = "InitiatorName=iqn.2001-04.com.example:x\0SessionType=Discovery\0";
+        assert_eq!(bench.login(0x87, stranger).1, 0);
+        let request = pdu::Text { flags: FINAL, itt: 1, ttt: u32::MAX, ..pdu::Text::default() };
+        bench.send(request.encode(text.len() as u32), text);
+        let sent = bench.login.outbox().take_all();
+        assert!(!String::from_utf8_lossy(&sent).contains("spdk"), "{text}");
+    }
+}
+
+#[test]
 fn a_discovery_session_handles_no_more_requests_until_its_answers_are_sent() {
     let mut bench = Bench::new();
     assert_eq!(bench.login(0x87, &format!("{NAME}SessionType=Discovery\0")).1, 0);

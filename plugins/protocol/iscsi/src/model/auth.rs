@@ -95,3 +95,33 @@ impl AuthGroup {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_of_a_forbidden_length_and_one_secret_for_both_directions_are_refused() {
+        let long = "x".repeat(TEXT_LEN_MAX + 1);
+        let secret = |user: &str, secret: &str, mutual: Option<(&str, &str)>| Secret {
+            user: user.into(),
+            secret: secret.into(),
+            mutual: mutual.map(|(user, secret)| (user.into(), secret.into())),
+        };
+        let mut group = AuthGroup::default();
+        for wrong in [
+            secret("", "one", None),
+            secret("u", "", None),
+            secret("u", &long, None),
+            secret(&long, "one", None),
+            secret("u", "one", Some(("t", ""))),
+            secret("u", "one", Some(("t", &long))),
+            secret("u", "one", Some(("t", "one"))),
+        ] {
+            assert_eq!(group.add(wrong).unwrap_err().errno(), errno::EINVAL);
+        }
+        let longest = "x".repeat(TEXT_LEN_MAX);
+        group.add(secret("u", &longest, Some(("t", "two")))).unwrap();
+        assert_eq!(group.add(secret("u", "one", None)).unwrap_err().errno(), errno::EEXIST);
+    }
+}

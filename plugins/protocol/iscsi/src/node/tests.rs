@@ -2,6 +2,8 @@
 
 #![allow(clippy::cast_possible_truncation, reason = "small numbers")]
 
+mod bad_input;
+
 use super::*;
 use crate::connection::Framing;
 use crate::node::Established;
@@ -79,6 +81,7 @@ fn disk(unit: u16) -> Disk {
         block_len: 512,
         blocks: BLOCKS as u64,
         can_unmap: true,
+        reads_zeros: true,
         write_cache: true,
         read_only: false,
     }
