@@ -86,6 +86,57 @@ class AfterAKill(unittest.TestCase):
         return host.call("bdev_raid_get_bdevs", category="all")[0]["state"]
 
 
+class Growth(unittest.TestCase):
+    def test_a_mirror_grows_with_its_files_gets_a_third_member_and_keeps_both_after_a_kill(self):
+        with Host() as host:
+            files = {name: f"{host.folder}/{name}" for name in ("a", "b", "c")}
+            for name, file in files.items():
+                self.resize(file, 8 * MIB)
+                self.add(host, name, file)
+            host.call("bdev_raid_create", name="mirror", raid_level="raid1", base_bdevs=["a", "b"], superblock=True)
+            for name in ("a", "b"):
+                self.assertEqual(self.size(host), 7 * MIB)
+                self.resize(files[name], 16 * MIB)
+                host.call("bdev_aio_rescan", name=name)
+            wait_until(lambda: self.size(host) == 15 * MIB)
+            grow = {"raid_name": "mirror", "base_name": "c"}
+            self.assertEqual(host.refused("bdev_raid_grow_base_bdev", **grow).code, -22)
+            self.resize(files["c"], 16 * MIB)
+            host.call("bdev_aio_rescan", name="c")
+            served = Served(host, "mirror", 15 * MIB)
+            served.write(0, 15 * MIB, 7)
+            host.call("bdev_raid_grow_base_bdev", **grow)
+            wait_until_rebuilt(host, "mirror")
+            served.write(14 * MIB, MIB, 8)
+            host.kill()
+
+            host.start()
+            for name in ("c", "b", "a"):
+                self.add(host, name, files[name])
+            host.call("bdev_wait_for_examine")
+            self.assertEqual(self.size(host), 15 * MIB)
+            for name in ("a", "b"):
+                host.call("bdev_raid_remove_base_bdev", name=name)
+            again = Served(host, "mirror", 15 * MIB)
+            again.model = served.model
+            again.check()
+
+    @staticmethod
+    def resize(file, size):
+        with open(file, "ab") as opened:
+            opened.truncate(size)
+
+    @staticmethod
+    def add(host, name, file):
+        number = "abc".index(name)
+        host.call("bdev_aio_create", name=name, filename=file, block_size=512,
+                  uuid=f"00000000-0000-4000-8000-00000000000{number + 1}")
+
+    @staticmethod
+    def size(host):
+        return host.call("bdev_get_bdevs", name="mirror")[0]["num_blocks"] * 512
+
+
 class Served:
     """An array behind an NBD server, and a model of its contents."""
 
@@ -168,6 +219,13 @@ class OverTheNetwork(unittest.TestCase):
             self.assertLess(mirror.wait_until_rebuilt(), self.SIZE)
             host.call("bdev_raid_remove_base_bdev", name="local")
             served.check()
+
+
+def wait_until(is_done):
+    end = time.monotonic() + LIMIT
+    while not is_done():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.05)
 
 
 def wait_until_rebuilt(host, name):

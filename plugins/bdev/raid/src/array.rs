@@ -1,7 +1,6 @@
 //! One array on the app thread: its slots, its state, and how it goes online and offline.
 
 use crate::intent::{self, Mending};
-use crate::marks::Marks;
 use crate::member::Member;
 use crate::profile::{self, Profile};
 use crate::rebuild::{self, Rebuild};
@@ -9,16 +8,14 @@ use crate::redundant::Redundant;
 use crate::scrub::Scrub;
 use crate::shared::{Shared, View};
 use crate::striped::Striped;
-use crate::superblock::{self, Slots};
+use crate::superblock::Slots;
 use drivebay_sdk::App;
 use drivebay_sdk::bdev::{self, Registered};
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::lock::Lock;
 use drivebay_sdk::runtime::task::oneshot;
 use drivebay_sdk::serde_json::{Map, Value, json};
-use drivebay_spec_raid::{
-    self as spec, DATA_OFFSET_MIN, Intent, Layout, Level, MemberState, Superblock,
-};
+use drivebay_spec_raid::{DATA_OFFSET_MIN, Intent, Layout, Level, MemberState, Superblock};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -196,7 +193,7 @@ impl Array {
             gone.contains(&number)
                 || slot.is_none_or(|slot| slot.member.is_none() || slot.is_target)
         };
-        self.shared.borrow().as_ref().is_some_and(|shared| shared.layout.survives(is_missing))
+        self.shared.borrow().as_ref().is_some_and(|shared| shared.layout().survives(is_missing))
     }
 
     /// Opens and claims a bdev for a slot and checks that it fits. The slot stays as it is until
@@ -261,64 +258,27 @@ impl Array {
         }
     }
 
-    /// Puts the array on the bus if it waits for no more members. The caller holds `lock`. `[app thread]`
+    /// The layout for the sizes of the slots. The slots get the sizes that the layout uses. `member` has the block size.
     ///
     /// # Errors
-    /// Why the array cannot start. It keeps its state, and a new array removes its superblocks from the members.
-    pub(crate) async fn start_if_complete(self: &Rc<Self>, app: &App) -> Result<()> {
-        let members = self.members();
-        let is_complete = members.len() == self.num_operational();
-        if self.state.get() != State::Configuring || !is_complete || self.is_ending.get() {
-            return Ok(());
+    /// `EINVAL` for a strip size or a size of a member that does not fit.
+    pub(crate) fn layout(&self, member: &Member) -> Result<Layout> {
+        let mut sizes: Vec<u64> = self.slots.borrow().iter().map(|slot| slot.data_size).collect();
+        // The size of an empty slot is that of the smallest member.
+        let smallest = sizes.iter().copied().filter(|size| *size != 0).min().unwrap_or(0);
+        sizes.iter_mut().filter(|size| **size == 0).for_each(|size| *size = smallest);
+        let layout = self.layout_of(member, &sizes)?;
+        for (slot, number) in self.slots.borrow_mut().iter_mut().zip(0_u8..) {
+            slot.data_size = layout.used_blocks(number);
         }
-        let Some((_, first)) = members.first() else { return Ok(()) };
-        let layout = self.layout(first)?;
-        let is_there = |number: u8| members.iter().any(|(slot, _)| *slot == number);
-        if !layout.survives(|number| !is_there(number)) {
-            let message = format!(
-                "array {} cannot run without {} of its members",
-                self.name,
-                layout.members() as usize - members.len()
-            );
-            return Err(Error::new(errno::EINVAL, message));
-        }
-        let found = self.superblock.borrow().as_ref().map(|found| found.sequence);
-        if let Some(superblock) = self.superblock_to_start(first, &layout)? {
-            let failed = superblock::write(&members, &superblock).await;
-            if !failed.is_empty() {
-                if found.is_none() {
-                    // No member had a superblock before, so the array is new and its creation has failed. Clear the superblocks, so that
-                    // no bdev stays its member.
-                    superblock::clear(&members, &superblock).await;
-                }
-                let message = format!(
-                    "array {}: the superblock cannot be written to every member",
-                    self.name
-                );
-                return Err(Error::new(errno::EIO, message));
-            }
-            self.superblock.replace(Some(superblock));
-        }
-        let (marks, failed) = intent::start(self, &members, &layout, found).await.unzip();
-        if let Err(error) = self.register(app, layout, &members, marks) {
-            if found.is_none()
-                && let Some(superblock) = self.superblock.take()
-            {
-                superblock::clear(&members, &superblock).await;
-                intent::erase(self).await;
-            }
-            return Err(error);
-        }
-        self.state.set(State::Online);
-        info!("array {} is online with {} members", self.name, members.len());
-        if let (Some(shared), Some(failed)) = (&*self.shared.borrow(), failed) {
-            intent::report_failures(shared, &members, &failed);
-        }
-        intent::look_after(app, self);
-        Ok(())
+        Ok(layout)
     }
 
-    fn layout(&self, member: &Member) -> Result<Layout> {
+    /// The layout over members with this many data blocks each.
+    ///
+    /// # Errors
+    /// As [`layout`](Self::layout).
+    pub(crate) fn layout_of(&self, member: &Member, sizes: &[u64]) -> Result<Layout> {
         let block_size = member.data_block_size().max(1);
         let strip_bytes = u64::from(self.strip_size_kb) * 1024;
         let strip_blocks = u32::try_from(strip_bytes / u64::from(block_size)).unwrap_or(0);
@@ -326,93 +286,8 @@ impl Array {
             let allowed = format!("at least the block size, {block_size} bytes");
             return Err(Error::invalid("strip_size_kb", self.strip_size_kb, allowed));
         }
-        let mut sizes: Vec<u64> = self.slots.borrow().iter().map(|slot| slot.data_size).collect();
-        // The size of an empty slot is that of the smallest member.
-        let smallest = sizes.iter().copied().filter(|size| *size != 0).min().unwrap_or(0);
-        sizes.iter_mut().filter(|size| **size == 0).for_each(|size| *size = smallest);
-        let layout = Layout::new(self.level, strip_blocks, &sizes);
-        let layout = layout.map_err(|error| Error::new(errno::EINVAL, error.to_string()))?;
-        for (slot, number) in self.slots.borrow_mut().iter_mut().zip(0_u8..) {
-            slot.data_size = layout.used_blocks(number);
-        }
-        Ok(layout)
-    }
-
-    /// The superblock to write before the array starts. `None` for an array without superblocks.
-    fn superblock_to_start(&self, member: &Member, layout: &Layout) -> Result<Option<Superblock>> {
-        if !self.has_superblock {
-            return Ok(None);
-        }
-        if let Some(superblock) = &*self.superblock.borrow() {
-            if superblock.num_blocks != layout.num_blocks() {
-                let message = format!(
-                    "array {}: the superblock says {} blocks, but the members have room for {}",
-                    self.name,
-                    superblock.num_blocks,
-                    layout.num_blocks()
-                );
-                return Err(Error::new(errno::EINVAL, message));
-            }
-            return Ok(Some(next(superblock)));
-        }
-        let slots = self.slots.borrow();
-        let entry = |(slot, number): (&Slot, u8)| spec::Member {
-            uuid: slot.uuid,
-            data_offset: slot.data_offset,
-            data_size: slot.data_size,
-            state: MemberState::Configured,
-            flags: 0,
-            slot: number,
-        };
-        Ok(Some(Superblock {
-            flags: 0,
-            uuid: self.uuid,
-            name: self.name.clone(),
-            num_blocks: layout.num_blocks(),
-            block_size: member.data_block_size(),
-            level: self.level,
-            strip_blocks: u32::try_from(layout.strip_blocks())
-                .ok()
-                .filter(|_| self.level.has_strips())
-                .unwrap_or(0),
-            state: 0,
-            sequence: 1,
-            num_members: layout.members(),
-            members: slots.iter().zip(0..).map(entry).collect(),
-        }))
-    }
-
-    fn register(
-        &self,
-        app: &App,
-        layout: Layout,
-        members: &Slots,
-        marks: Option<Marks>,
-    ) -> Result<()> {
-        let opened: Vec<Rc<Member>> = members.iter().map(|(_, member)| Rc::clone(member)).collect();
-        let profile = Profile::new(&self.name, self.uuid, &layout, &opened)?;
-        let slots = self.slots.borrow();
-        let offset = |slot: u8| slots.get(usize::from(slot)).map_or(0, |slot| slot.data_offset);
-        // `save` and the superblocks create the array again, so the bus saves no method.
-        if self.level.may_lose(layout.members()) == 0 {
-            let members =
-                members.iter().map(|(slot, member)| (Arc::clone(&member.desc), offset(*slot)));
-            let bdev = Striped { profile: profile.clone(), layout, members: members.collect() };
-            bdev::register(app, bdev, "", Value::Null)?;
-        } else {
-            let mut views = vec![None; slots.len()];
-            for (slot, member) in members {
-                if let Some(view) = views.get_mut(usize::from(*slot)) {
-                    *view = Some(view_of(member, offset(*slot), true));
-                }
-            }
-            let shared = Arc::new(Shared::new(self.uuid, layout, views, marks));
-            let bdev = Redundant { profile: profile.clone(), shared: Arc::clone(&shared) };
-            bdev::register(app, bdev, "", Value::Null)?;
-            self.shared.replace(Some(shared));
-        }
-        self.profile.replace(Some(profile));
-        Ok(())
+        let layout = Layout::new(self.level, strip_blocks, sizes);
+        layout.map_err(|error| Error::new(errno::EINVAL, error.to_string()))
     }
 
     /// The array on the bus, of a level that can lose members.

@@ -10,6 +10,7 @@ use drivebay_sdk::runtime::task::{self, oneshot};
 use drivebay_sdk::thread;
 use drivebay_spec_raid::{Layout, Place, xor_into};
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// Runs `operation` while no I/O to `blocks` is in flight.
 ///
@@ -204,9 +205,9 @@ pub(crate) async fn write_one(array: &Array, to: Place, nblocks: u64, buf: Buf) 
     })
 }
 
-fn layout(array: &Array) -> Result<Layout> {
+fn layout(array: &Array) -> Result<Arc<Layout>> {
     let shared = array.shared.borrow();
-    shared.as_ref().map(|shared| shared.layout.clone()).ok_or_else(gone)
+    shared.as_ref().map(|shared| shared.layout()).ok_or_else(gone)
 }
 
 /// The slot's member, and its first data block.

@@ -48,16 +48,18 @@ pub(crate) async fn start(
         );
         return None;
     }
-    let least = REGION_LEN_MIN / u64::from(first.data_block_size().max(1));
-    let region_shift = region_shift(layout.num_blocks(), least);
+    let region_shift = region_shift_of(layout, first.data_block_size().into());
     let mut newest: Option<Intent> = None;
     let mut is_unreadable = false;
     for (_, member) in members.iter().filter(|_| found.is_some()) {
         let records = read(member).await;
         is_unreadable |= records.iter().any(|record| record.is_err());
         for record in records.into_iter().flatten().flatten() {
-            let fits = record.array == array.uuid && record.region_shift == region_shift;
-            if fits && newest.as_ref().is_none_or(|other| other.generation < record.generation) {
+            // The array may have grown since, so that its regions are larger now.
+            let Some(record) = record.with_region_shift(region_shift) else { continue };
+            if record.array == array.uuid
+                && newest.as_ref().is_none_or(|other| other.generation < record.generation)
+            {
                 newest = Some(record);
             }
         }
@@ -80,6 +82,9 @@ pub(crate) async fn start(
         intent.away.clear();
     }
     let ended_in_order = intent.has_ended_in_order;
+    // After a crash, nobody knows which regions clients wrote since another program used the array. So from now on, the marks are
+    // evidence of interrupted writes.
+    intent.was_used_by_another &= ended_in_order;
     let mut torn = if ended_in_order { Regions::default() } else { intent.regions.clone() };
     if is_of_another && has_copies(layout, members) {
         info!(
@@ -92,7 +97,7 @@ pub(crate) async fn start(
         intent.was_used_by_another = true;
     }
     intent.was_used_by_another &= !torn.is_empty();
-    let marks = Marks::new(layout.num_blocks(), &intent, &torn);
+    let marks = Marks::new(&intent, &torn);
     array.intent.replace(Some(intent));
     // Both places may still have the record of an older array with the same UUID.
     let copies = if is_new { 2 } else { 1 };
@@ -101,6 +106,11 @@ pub(crate) async fn start(
         failed = update(array, members, |_| {}).await.0;
     }
     Some((marks, failed))
+}
+
+/// log2 of the blocks of a region of an array.
+pub(crate) fn region_shift_of(layout: &Layout, block_size: u64) -> u8 {
+    region_shift(layout.num_blocks(), REGION_LEN_MIN / block_size.max(1))
 }
 
 /// Whether the present members hold copies of each other. An array with parity has none while a member is missing.
@@ -373,7 +383,7 @@ fn mend_soon(app: &App, array: &Rc<Array>) {
 /// Makes the copies of torn regions equal. Reads of a region go to the first copy until that is done.
 async fn mend(app: &App, array: &Rc<Array>, shared: &Arc<Shared>, marks: &Marks) {
     let torn = marks.torn();
-    if shared.layout.level().parities() > 0 && !is_whole(array) {
+    if shared.layout().level().parities() > 0 && !is_whole(array) {
         // A missing member leaves nothing to compare. Its rebuild computes its blocks.
         if !marks.may_compute_all() {
             warn!(
@@ -425,7 +435,7 @@ async fn mend_region(
     pace: &mut copy::Pace,
 ) -> Result<()> {
     let region_shift = shared.marks.as_ref().map_or(0, |marks| marks.region_shift);
-    let end = shared.layout.num_blocks().min(first + (1 << region_shift));
+    let end = shared.layout().num_blocks().min(first + (1 << region_shift));
     let window = 1_u64 << region_shift.min(11);
     let mut lba = first;
     while lba < end && !shared.is_offline() {
@@ -488,7 +498,7 @@ pub(crate) async fn close(array: &Array, shared: &Shared) {
     let is_whole = is_whole(array);
     // No lane sent a write again that failed at the end, or its repair did not run. Without one of its members, an array
     // with parity has nothing to make equal, and the client knows that the write failed.
-    let has_copies = is_whole || shared.layout.level().parities() == 0;
+    let has_copies = is_whole || shared.layout().level().parities() == 0;
     let may_differ = has_copies && (marks.take_failure() || shared.repairs.is_busy());
     if may_differ || flush(&members).await.is_err() {
         return;

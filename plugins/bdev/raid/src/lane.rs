@@ -1,11 +1,12 @@
 //! One thread's state of a redundant array: its channels of the members, the I/O that waits, and counts of I/O.
 
+use crate::bases::{Base, Bases};
 use crate::marks;
 use crate::members;
 use crate::repair::{self, Fault};
-use crate::shared::{Shared, View, Views};
+use crate::shared::{Shared, Views};
 use crate::strips::{Strips, SumId};
-use drivebay_sdk::bdev::{Channel, Desc, IoId};
+use drivebay_sdk::bdev::IoId;
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::notify::Notify;
 use drivebay_sdk::runtime::task;
@@ -18,10 +19,8 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(crate) struct Lane {
     pub(crate) shared: Arc<Shared>,
-    /// The members by slot. Only [`adopt`](Self::adopt) and [`close`](Self::close) change them.
-    pub(crate) bases: RefCell<Vec<Option<Base>>>,
-    /// By slot: how many blocks are being read from the member.
-    pub(crate) reading: Vec<Cell<u64>>,
+    /// Only [`adopt`](Self::adopt) and [`close`](Self::close) change them.
+    pub(crate) bases: RefCell<Bases>,
     /// The index of the counter for I/O that begins now. A change of the members takes another counter that is 0.
     generation: Cell<u8>,
     /// Whether I/O of the current generation may have begun before the last change of the members, because no generation
@@ -40,29 +39,6 @@ pub(crate) struct Lane {
     unrecorded: RefCell<IoQueue>,
     /// Serial numbers of the members whose failure this lane has reported since the last change of the members.
     reported: RefCell<Vec<u64>>,
-}
-
-/// This thread's channel of a member.
-#[derive(Debug)]
-pub(crate) struct Base {
-    // Fields are dropped in this order: the channel before its descriptor.
-    pub(crate) channel: Channel,
-    _desc: Arc<Desc>,
-    pub(crate) serial: u64,
-    pub(crate) offset: u64,
-    pub(crate) is_readable: bool,
-}
-
-impl Base {
-    fn open(view: &View) -> Result<Self> {
-        Ok(Self {
-            channel: view.desc.channel()?,
-            _desc: Arc::clone(&view.desc),
-            serial: view.serial,
-            offset: view.offset,
-            is_readable: view.is_readable,
-        })
-    }
 }
 
 /// The lane's state of one I/O.
@@ -93,17 +69,15 @@ fn is_refusal(status: Status) -> bool {
 
 impl Lane {
     pub(crate) fn new(shared: &Arc<Shared>, views: &Views, block_size: u32) -> Result<Self> {
-        let has_parity = shared.layout.level().parities() > 0;
-        let bases = views.iter().map(|view| view.as_ref().map(Base::open).transpose());
+        let has_parity = views.layout.level().parities() > 0;
         Ok(Self {
-            bases: RefCell::new(bases.collect::<Result<_>>()?),
-            reading: views.iter().map(|_| Cell::new(0)).collect(),
+            bases: RefCell::new(Bases::open(views)?),
             generation: Cell::new(0),
             is_mixed: Cell::new(false),
             in_flight: (0..GENERATIONS).map(|_| Cell::new(0)).collect(),
             drained: Notify::new(),
             left: RefCell::default(),
-            strips: has_parity.then(|| Strips::new(&shared.layout, block_size)),
+            strips: has_parity.then(|| Strips::new(&views.layout, block_size)),
             held: RefCell::default(),
             unrecorded: RefCell::default(),
             reported: RefCell::default(),
@@ -180,12 +154,10 @@ impl Lane {
         if is_refusal(result.status) && self.repairs_torn(&io) {
             return io.complete_with(result);
         }
-        let serial = {
-            let bases = self.bases.borrow();
-            bases.get(usize::from(slot)).and_then(Option::as_ref).map(|base| base.serial)
-        };
+        let serial = self.bases.borrow().get(slot).map(|base| base.serial);
         let Some(serial) = serial else { return self.submit(io, begun.tries) };
-        if !self.can_lose(slot) || self.shared.is_offline() {
+        let can_lose_it = self.bases.borrow().hold_all(Some(slot));
+        if !can_lose_it || self.shared.is_offline() {
             if self.strips.is_none() {
                 // A member that is being rebuilt may have the data that the others lack.
                 self.note_torn(&io);
@@ -209,21 +181,9 @@ impl Lane {
         }
     }
 
-    /// Whether the members of the other slots hold all data.
-    fn can_lose(&self, slot: u8) -> bool {
-        let bases = self.bases.borrow();
-        let is_readable = |slot: u8| {
-            bases
-                .get(usize::from(slot))
-                .and_then(Option::as_ref)
-                .is_some_and(|base| base.is_readable)
-        };
-        self.shared.layout.survives(|other| other == slot || !is_readable(other))
-    }
-
     /// Changes to new members. I/O that began with the old ones goes on; [`drain`](Self::drain) waits for it.
     pub(crate) fn adopt(self: &Rc<Self>, views: &Views) -> Result<()> {
-        let left = self.replace(views)?;
+        let left = self.bases.borrow_mut().replace(views)?;
         self.left.borrow_mut().extend(left);
         let current = self.generation.get();
         let is_free = |generation: &u8| {
@@ -244,35 +204,6 @@ impl Lane {
         let is_quiet = task::timeout(DRAIN_LIMIT, quiet).await.is_ok();
         self.release();
         is_quiet
-    }
-
-    /// Puts the new members in place and returns the channels of those that left.
-    fn replace(&self, views: &Views) -> Result<Vec<Base>> {
-        let mut bases = self.bases.borrow_mut();
-        let is_there = |base: &Option<Base>, view: &View| {
-            base.as_ref().is_some_and(|base| base.serial == view.serial)
-        };
-        // Open all channels first, so that a failure changes nothing.
-        let mut opened = Vec::new();
-        for (base, view) in bases.iter().zip(views) {
-            opened.push(match view {
-                Some(view) if !is_there(base, view) => Some(Base::open(view)?),
-                _ => None,
-            });
-        }
-        let mut left = Vec::new();
-        for ((base, view), opened) in bases.iter_mut().zip(views).zip(opened) {
-            match (view, opened) {
-                (None, _) => left.extend(base.take()),
-                (Some(_), Some(new)) => left.extend(base.replace(new)),
-                (Some(view), None) => {
-                    if let Some(base) = base {
-                        base.is_readable = view.is_readable;
-                    }
-                }
-            }
-        }
-        Ok(left)
     }
 
     fn send_held(self: &Rc<Self>) {
@@ -364,13 +295,13 @@ impl Lane {
     }
 
     pub(crate) fn flush(&self) {
-        self.bases.borrow().iter().flatten().for_each(|base| base.channel.flush());
+        self.bases.borrow().flush();
     }
 
     /// Closes the channels now, because a change of the members may keep the lane itself a little longer.
     pub(crate) fn close(&self) {
         self.shared.leave(self);
-        self.bases.borrow_mut().clear();
+        self.bases.borrow_mut().close();
         self.left.borrow_mut().clear();
         self.strips.iter().for_each(Strips::close);
     }

@@ -3,8 +3,8 @@
 //! - Data path: `striped` (raid0, concat) passes each I/O unchanged to one member. `redundant` (raid1, raid10)
 //!   and `parity` (raid5f) send children; each thread has its own `lane`.
 //! - App thread: owns each [`mod@array`]. `assemble` finds arrays by their superblocks, `members` adds and removes
-//!   members, `rebuild` copies data to new members, `repair` repairs blocks, `scrub` looks for bad ones. They use
-//!   `copy`.
+//!   members, `grow` makes arrays larger, `rebuild` copies data to new members, `repair` repairs blocks, `scrub` looks for bad
+//!   ones. They use `copy`.
 //!   `intent` records which regions clients write to; `marks` shows these records to the channels.
 //! - Control plane: [`methods`].
 //!
@@ -14,7 +14,9 @@
 pub mod array;
 mod arrays;
 mod assemble;
+mod bases;
 mod copy;
+mod grow;
 mod intent;
 mod lane;
 mod marks;
@@ -28,6 +30,7 @@ pub mod redundant;
 mod repair;
 mod scrub;
 mod shared;
+mod start;
 pub mod striped;
 mod strips;
 mod superblock;
@@ -45,7 +48,7 @@ plugin! {
     requires: [],
     methods: [
         "bdev_raid_create", "bdev_raid_delete", "bdev_raid_get_bdevs", "bdev_raid_add_base_bdev",
-        "bdev_raid_remove_base_bdev", "bdev_raid_set_options", "bdev_raid_start_scrub", "bdev_raid_stop_scrub",
+        "bdev_raid_remove_base_bdev", "bdev_raid_grow_base_bdev", "bdev_raid_set_options", "bdev_raid_start_scrub", "bdev_raid_stop_scrub",
     ],
     unsafe(threads_move),
     start: start,

@@ -5,7 +5,7 @@ use crate::shared::Shared;
 use drivebay_sdk::App;
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::task;
-use drivebay_spec_raid::{Intent, Regions};
+use drivebay_spec_raid::{Intent, REGIONS_MAX, Regions};
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -41,10 +41,11 @@ struct Wanted {
 }
 
 impl Marks {
-    /// Marks of an array with `num_blocks` blocks. The marks of `intent` are durable. The copies of `torn` may differ.
-    pub(crate) fn new(num_blocks: u64, intent: &Intent, torn: &Regions) -> Self {
+    /// The marks of `intent` are durable. The copies of `torn` may differ.
+    pub(crate) fn new(intent: &Intent, torn: &Regions) -> Self {
         let region_shift = intent.region_shift;
-        let words = usize::try_from((num_blocks >> region_shift) / 64 + 1).unwrap_or(0);
+        // The array may grow, so there is room for all regions of a record: less than 4 KiB for each set.
+        let words = usize::try_from(REGIONS_MAX / 64 + 1).unwrap_or(0);
         let zeroes = || (0..words).map(|_| AtomicU64::new(0)).collect();
         let marks = Self {
             region_shift,

@@ -1,6 +1,6 @@
 //! A base bdev that an array has opened and claimed.
 
-use crate::members;
+use crate::{grow, members};
 use drivebay_sdk::App;
 use drivebay_sdk::bdev::{Claim, Desc, Event, Info, open};
 use drivebay_sdk::buf::Buf;
@@ -26,6 +26,8 @@ pub(crate) struct Member {
     /// The app thread's channel, for superblocks and rebuilds. I/O of a member goes through [`read`](Self::read),
     /// [`write`](Self::write) and [`flush`](Self::flush).
     pub(crate) io: BlockIo,
+    /// I/O that the app thread waits for, and I/O that has ended.
+    waited_for: Cell<(u32, u64)>,
     /// Whether the array is removing the member.
     is_leaving: Cell<bool>,
     leaves: Notify,
@@ -41,22 +43,21 @@ impl Member {
     pub(crate) fn open(app: &App, name: &str) -> Result<Self> {
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let is_gone = Rc::new(Cell::new(false));
-        let (gone, named) = (Rc::clone(&is_gone), name.to_owned());
+        let gone = Rc::clone(&is_gone);
         let desc = open(app, name, true, move |app, event| match event {
             Event::Remove => {
                 gone.set(true);
                 members::base_is_gone(app, serial);
             }
-            Event::Resize { .. } => {
-                info!("bdev {named} was resized; its array keeps its size");
-            }
+            Event::Resize { .. } => grow::base_was_resized(app, serial),
             _ => {}
         })?;
         desc.claim(app, Claim::ExclusiveWrite)?;
         let desc = Arc::new(desc);
         let (info, io) = (desc.info()?, BlockIo::new(&desc)?);
         let (is_leaving, leaves) = (Cell::new(false), Notify::new());
-        Ok(Self { serial, info, desc, io, is_leaving, leaves, is_gone })
+        let waited_for = Cell::default();
+        Ok(Self { serial, info, desc, io, waited_for, is_leaving, leaves, is_gone })
     }
 
     /// Whether the bdev is leaving the bus. Until the member has a slot, no array learns that. So a task that waits after
@@ -70,6 +71,12 @@ impl Member {
     pub(crate) fn set_leaving(&self, is_leaving: bool) {
         self.is_leaving.set(is_leaving);
         self.leaves.notify();
+    }
+
+    /// While the app thread waits for I/O of the member: a number that changes whenever I/O ends.
+    pub(crate) fn waits_since(&self) -> Option<u64> {
+        let (waiting, ended) = self.waited_for.get();
+        (waiting > 0).then_some(ended)
     }
 
     /// Reads blocks into a buffer of their length. `[app thread]`
@@ -105,6 +112,7 @@ impl Member {
     }
 
     async fn unless_it_leaves<T>(&self, io: impl Future<Output = Result<T>>) -> Result<T> {
+        let _waiting = Waiting::new(&self.waited_for);
         match task::select(io, self.leaves.until(|| self.is_leaving.get())).await {
             Either::Left(result) => result,
             Either::Right(()) => {
@@ -119,9 +127,35 @@ impl Member {
         self.info.name()
     }
 
+    /// The bdev's size now, in blocks. `info` has the size at the time of [`open`](Self::open).
+    ///
+    /// # Errors
+    /// `ENODEV` when the bdev has left the bus.
+    pub(crate) fn num_blocks(&self) -> Result<u64> {
+        Ok(self.desc.info()?.num_blocks())
+    }
+
     /// Bytes of data in a block, without interleaved metadata.
     pub(crate) fn data_block_size(&self) -> u32 {
         data_block_size(&self.info)
+    }
+}
+
+/// Counts an I/O that the app thread waits for, until it is dropped.
+struct Waiting<'a>(&'a Cell<(u32, u64)>);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a Cell<(u32, u64)>) -> Self {
+        let (waiting, ended) = count.get();
+        count.set((waiting + 1, ended));
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let (waiting, ended) = self.0.get();
+        self.0.set((waiting - 1, ended + 1));
     }
 }
 

@@ -4,17 +4,18 @@
 //! remaining members and flushes them. Only then do the channels go on without the member.
 
 use crate::array::{self, Array, Candidate, Slot, State};
+use crate::arrays;
 use crate::intent;
 use crate::marks::Marks;
 use crate::member::Member;
 use crate::rebuild::{self, Lacks, Rebuild};
-use crate::shared::{Shared, View, Views};
-use crate::{arrays, superblock};
+use crate::shared::{Shared, Views};
+use crate::superblock::{self, Slots};
 use drivebay_sdk::App;
 use drivebay_sdk::bdev::{Info, open};
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::task;
-use drivebay_spec_raid::{Away, Intent, MemberState, Superblock};
+use drivebay_spec_raid::{self as spec, Away, Intent, MemberState, Superblock};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -121,7 +122,7 @@ pub(crate) async fn retire(
     gone.iter().for_each(|number| empty(array, *number, false));
     let shared = array.shared.borrow().clone();
     if let Some(shared) = shared {
-        let leave = |views: &mut Views| gone.iter().for_each(|gone| set_view(views, *gone, None));
+        let leave = |views: &mut Views| gone.iter().for_each(|gone| views.set(*gone, None));
         shared.switch(leave).await?;
         drop(guard);
         if !shared.drain().await {
@@ -135,7 +136,7 @@ pub(crate) async fn retire(
 }
 
 /// Empties a slot. With `waits`, the slot still waits for the same member.
-fn empty(array: &Array, number: u8, waits: bool) {
+pub(crate) fn empty(array: &Array, number: u8, waits: bool) {
     let member = {
         let mut slots = array.slots.borrow_mut();
         let Some(slot) = slots.get_mut(usize::from(number)) else { return };
@@ -202,21 +203,43 @@ async fn record(array: &Array, gone: &mut Vec<u8>, as_state: MemberState) -> Res
 /// does not fit; `ENODEV`; `EEXIST` for a bdev with the superblock of another array.
 pub(crate) async fn add(app: &App, array: &Rc<Array>, name: &str) -> Result<()> {
     let info = open(app, name, false, |_, _| {})?.info()?;
-    let guard = array.lock.lock("add member").await;
-    if array.rebuild.borrow().is_some() {
-        return Err(Error::new(
-            errno::EPERM,
-            format!("a member of {} is being rebuilt", array.name),
-        ));
-    }
+    let _guard = array.lock.lock("add member").await;
+    check_no_rebuild(array)?;
     let Some(number) = free_slot(array, &info) else {
-        let message = format!("array {} has no slot for bdev {name}", array.name);
+        let message = format!(
+            "array {} has no slot for bdev {name}; bdev_raid_grow_base_bdev adds one to a raid1",
+            array.name
+        );
         return Err(Error::new(errno::EINVAL, message));
     };
+    fill_slot(app, array, number, name, &info).await
+}
+
+/// # Errors
+/// `EPERM` during a rebuild.
+pub(crate) fn check_no_rebuild(array: &Array) -> Result<()> {
+    if array.rebuild.borrow().is_some() {
+        let message = format!("a member of {} is being rebuilt", array.name);
+        return Err(Error::new(errno::EPERM, message));
+    }
+    Ok(())
+}
+
+/// Adds a bdev to an empty slot. The caller holds the lock of the array. `[app thread]`
+///
+/// # Errors
+/// As [`add`].
+pub(crate) async fn fill_slot(
+    app: &App,
+    array: &Rc<Array>,
+    number: u8,
+    name: &str,
+    info: &Info,
+) -> Result<()> {
     let candidate = array.open_member(app, number, name)?;
     let mut current_below = 0;
-    if superblock::is_possible(&info)
-        && let Some(found) = superblock::read(&candidate.member.io, &info).await?
+    if superblock::is_possible(info)
+        && let Some(found) = superblock::read(&candidate.member.io, info).await?
     {
         if found.uuid != array.uuid {
             let message = format!("Superblock of a different raid bdev found on bdev {name}");
@@ -234,9 +257,7 @@ pub(crate) async fn add(app: &App, array: &Rc<Array>, name: &str) -> Result<()> 
         take_back_soon(app, array);
         return started;
     }
-    let begun = begin_rebuild(app, array, number, candidate, current_below).await;
-    drop(guard);
-    begun
+    begin_rebuild(app, array, number, candidate, current_below).await
 }
 
 /// The slot that a bdev may fill.
@@ -283,38 +304,48 @@ async fn begin_rebuild(
     let left = array.intent.borrow().as_ref().and_then(|intent| intent.away(number).copied());
     // The superblock lists the member as missing, so that the array finds and rebuilds it after a restart.
     let update = before.as_ref().map(|known| {
+        let entry = known.member(number).copied();
+        let entry = spec::Member {
+            uuid: member.info.uuid(),
+            data_offset: candidate.data_offset,
+            data_size: candidate.data_size,
+            state: MemberState::Missing,
+            flags: entry.map_or(0, |entry| entry.flags),
+            slot: number,
+        };
         let mut update = array::next(known);
-        for entry in update.members.iter_mut().filter(|entry| entry.slot == number) {
-            entry.uuid = member.info.uuid();
-            (entry.data_offset, entry.data_size) = (candidate.data_offset, candidate.data_size);
-            entry.state = MemberState::Missing;
-        }
+        update.set_member(entry);
         update
     });
     let view = array::view_of(&member, candidate.data_offset, false);
     array.put(number, candidate, true);
     let begun = async {
+        let layout = Arc::new(array.layout(&member)?);
         if let Some(update) = update {
             let left_at = update.sequence - 1;
             let away = Away { slot: number, left_at, current_below };
             write_all(array, update, |intent| intent.set_away(away)).await?;
         }
-        shared.switch(|views| set_view(views, number, Some(view))).await?;
+        let join = |views: &mut Views| {
+            // A raid1 may have got a slot.
+            views.fit(&layout);
+            views.set(number, Some(view));
+        };
+        shared.switch(join).await?;
         start_rebuild(app, array, &shared, &member, current_below)
     };
     let Err(error) = begun.await else { return Ok(()) };
     // Undo all changes: in the lanes, the slot and the superblocks.
-    shared.switch(|views| set_view(views, number, None)).await?;
+    shared.switch(|views| views.set(number, None)).await?;
     empty(array, number, false);
-    let entry = before.as_ref().and_then(|before| before.member(number).copied());
     let known = array.superblock.borrow().clone();
-    if let (Some(known), Some(entry)) = (known, entry) {
+    if let (Some(known), Some(before)) = (known, before) {
+        // Other members may have left meanwhile.
         let mut update = array::next(&known);
-        update
-            .members
-            .iter_mut()
-            .filter(|other| other.slot == number)
-            .for_each(|other| *other = entry);
+        match before.member(number) {
+            Some(entry) => update.set_member(*entry),
+            None => update.remove_last_member(),
+        }
         let restore = |intent: &mut Intent| {
             intent.away.retain(|away| away.slot != number);
             left.into_iter().for_each(|left| intent.set_away(left));
@@ -341,7 +372,7 @@ fn start_rebuild(
     // From here on, the member gets every write, so later marks do not matter.
     let regions = array.intent.borrow().as_ref().map(|intent| intent.regions.clone());
     let lacks = Lacks {
-        num_blocks: shared.layout.num_blocks(),
+        num_blocks: shared.layout().num_blocks(),
         current_below,
         regions: regions.unwrap_or_default(),
         region_shift: shared.marks.as_ref().map_or(0, |marks| marks.region_shift),
@@ -355,22 +386,29 @@ fn start_rebuild(
     Ok(())
 }
 
-fn set_view(views: &mut Views, number: u8, view: Option<View>) {
-    if let Some(place) = views.get_mut(usize::from(number)) {
-        *place = view;
-    }
+/// Writes a superblock to all members, and then the changed write-intent record. Returns the slots on which that failed.
+pub(crate) async fn write_superblock(
+    array: &Array,
+    members: &Slots,
+    update: Superblock,
+    change: impl FnOnce(&mut Intent),
+) -> Vec<u8> {
+    let mut failed = superblock::write(members, &update).await;
+    array.superblock.replace(Some(update));
+    failed.extend(intent::update(array, members, change).await.0);
+    failed
 }
 
-/// Writes a superblock to all members, and then the changed write-intent record.
+/// As [`write_superblock`].
+///
+/// # Errors
+/// `EIO` when a member cannot be written.
 pub(crate) async fn write_all(
     array: &Array,
     update: Superblock,
     change: impl FnOnce(&mut Intent),
 ) -> Result<()> {
-    let members = array.members();
-    let mut failed = superblock::write(&members, &update).await;
-    array.superblock.replace(Some(update));
-    failed.extend(intent::update(array, &members, change).await.0);
+    let failed = write_superblock(array, &array.members(), update, change).await;
     if failed.is_empty() {
         return Ok(());
     }
@@ -413,7 +451,7 @@ pub(crate) async fn take_back(app: &App, array: &Rc<Array>) {
 /// Whether the others have all data that a member lacks, or parity to compute it.
 fn may_compute(array: &Array) -> bool {
     let shared = array.shared.borrow();
-    let with_parity = shared.as_ref().filter(|shared| shared.layout.level().parities() > 0);
+    let with_parity = shared.as_ref().filter(|shared| shared.layout().level().parities() > 0);
     with_parity.and_then(|shared| shared.marks.as_ref()).is_none_or(Marks::may_compute_all)
 }
 

@@ -2,7 +2,7 @@
 
 use crate::array::{Array, State};
 use crate::arrays::{self, NewArray, Options};
-use crate::{members, scrub};
+use crate::{grow, members, scrub};
 use drivebay_sdk::App;
 use drivebay_sdk::bdev::open;
 use drivebay_sdk::prelude::*;
@@ -79,6 +79,14 @@ params! {
         base_bdev: String,
     }
 
+    /// Parameters of `bdev_raid_grow_base_bdev`.
+    pub struct Grow {
+        /// Name of the raid1 array.
+        raid_name: String,
+        /// Name of the bdev to add.
+        base_name: String,
+    }
+
     /// Parameters of `bdev_raid_remove_base_bdev`.
     pub struct Remove {
         /// Name of the member bdev.
@@ -135,6 +143,12 @@ pub fn register(app: &App) -> Result<()> {
         "bdev_raid_add_base_bdev",
         "Adds a member to an array. An online array rebuilds the member; the method answers when the rebuild has begun.",
         add,
+    )?;
+    method(
+        app,
+        "bdev_raid_grow_base_bdev",
+        "Adds a slot to a raid1 array and rebuilds a bdev in it; the method answers when the rebuild has begun.",
+        grow,
     )?;
     method(
         app,
@@ -270,6 +284,14 @@ async fn add(app: &App, params: Add) -> Result<bool, RpcError> {
     })?;
     let what = format!("Failed to add base bdev {base_bdev} to RAID bdev {raid_bdev}");
     members::add(app, &array, &base_bdev).await.map_err(|error| because(&what, &error))?;
+    Ok(true)
+}
+
+async fn grow(app: &App, params: Grow) -> Result<bool, RpcError> {
+    let Grow { raid_name, base_name } = params;
+    let array = by_name(&raid_name)?;
+    let what = format!("Failed to grow RAID bdev {raid_name} by base bdev {base_name}");
+    grow::by_member(app, &array, &base_name).await.map_err(|error| because(&what, &error))?;
     Ok(true)
 }
 

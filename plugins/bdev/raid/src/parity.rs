@@ -15,7 +15,8 @@ const PARITY_STEP: usize = 16 << 10;
 impl Lane {
     /// Writes a stripe: the data strips from the I/O's buffers, the parity from a buffer of the lane.
     pub(crate) fn write_stripe(self: &Rc<Self>, mut io: BdevIo, range: Range, tries: u8) {
-        let layout = &self.shared.layout;
+        let bases = self.bases.borrow();
+        let layout = &*bases.layout;
         let (number, ..) = layout.row_of(range.lba);
         let is_whole = range == Range::new(number * layout.row_blocks(), layout.row_blocks());
         let Some(strips) = self.strips.as_ref().filter(|_| is_whole) else {
@@ -24,10 +25,7 @@ impl Lane {
         if !strips.has_room() {
             return strips.wait(io);
         }
-        let bases = self.bases.borrow();
-        let base_of = |slot: u8| bases.get(usize::from(slot)).and_then(Option::as_ref);
-        let is_readable = |slot: u8| base_of(slot).is_some_and(|base| base.is_readable);
-        if !layout.survives(|slot| !is_readable(slot)) {
+        if !bases.hold_all(None) {
             return io.complete(Status::IO_ERROR);
         }
         self.begin(&mut io, Begun { tries, ..Begun::default() });
@@ -37,7 +35,7 @@ impl Lane {
         };
         let mut fan = io.fan_out();
         // The parity comes first: the lane must not read the client's buffers after it has sent the data.
-        if let Some(base) = base_of(row.p())
+        if let Some(base) = bases.get(row.p())
             && let Some(mut strip) = strips.take()
         {
             sum_data(fan.buffers(), &mut strip.buf);
@@ -47,7 +45,7 @@ impl Lane {
         }
         for number in 0..layout.data_strips() {
             let member = row.data(number);
-            if let Some(base) = base_of(member) {
+            if let Some(base) = bases.get(member) {
                 let from = u64::from(number) * layout.strip_blocks();
                 fan.send_as(member, &base.channel, Op::Write(at(base.offset)), from);
             }
@@ -62,17 +60,14 @@ impl Lane {
         tries: u8,
         avoid: Option<u8>,
     ) {
-        let layout = &self.shared.layout;
+        let bases = self.bases.borrow();
+        let layout = &*bases.layout;
         let last = range.lba + range.nblocks.saturating_sub(1);
         let is_in_one = layout.row_of(range.lba).0 == layout.row_of(last).0;
         let Some(strips) = self.strips.as_ref().filter(|_| is_in_one) else {
             return io.complete(Status::INVALID);
         };
-        let bases = self.bases.borrow();
-        let base_of = |slot: u8| {
-            let base = bases.get(usize::from(slot)).and_then(Option::as_ref);
-            base.filter(|base| base.is_readable && Some(slot) != avoid)
-        };
+        let base_of = |slot: u8| bases.readable(slot).filter(|_| Some(slot) != avoid);
         // Each member has at most one run of the blocks.
         let runs = || layout.runs(range.lba, range.nblocks);
         let lost = runs().find(|run| base_of(layout.place(run.start).member).is_none());
@@ -137,8 +132,7 @@ impl Lane {
     #[cold]
     pub(crate) fn ask_for_repair(&self, slot: u8, range: Range, status: Status) {
         let bases = self.bases.borrow();
-        let base = bases.get(usize::from(slot)).and_then(Option::as_ref);
-        if let Some(base) = base.filter(|_| status != Status::errno(errno::ENODEV)) {
+        if let Some(base) = bases.get(slot).filter(|_| status != Status::errno(errno::ENODEV)) {
             // Without room, the next read of the blocks asks again.
             repair::ask(&self.shared, Fault::Unreadable(base.serial), range);
         }

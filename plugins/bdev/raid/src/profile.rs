@@ -3,10 +3,10 @@
 use crate::member::Member;
 use drivebay_sdk::bdev::Info;
 use drivebay_sdk::prelude::*;
-use drivebay_spec_raid::{Layout, Level};
+use drivebay_spec_raid::{Layout, Level, MEMBERS_MAX};
 use std::rc::Rc;
 
-/// The properties of an array as a bdev. They do not change while it is online.
+/// The properties of an array as a bdev. Only its size may change while it is online.
 #[derive(Clone, Debug)]
 pub(crate) struct Profile {
     pub(crate) name: String,
@@ -66,8 +66,11 @@ impl Profile {
             write_unit: stripe,
             phys_block_size: largest(|info| info.raw().phys_block_size),
             align: largest(|info| info.raw().align),
-            // A degraded read of a stripe sends up to two children to a member.
-            max_children: 2 * u32::from(layout.members()),
+            // A raid1 may get more members. A degraded read of a stripe sends up to two children to a member.
+            max_children: match layout.level() {
+                Level::Raid1 => u32::try_from(MEMBERS_MAX).unwrap_or(u32::MAX),
+                _ => 2 * u32::from(layout.members()),
+            },
             format,
         })
     }

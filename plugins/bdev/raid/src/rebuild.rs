@@ -4,7 +4,7 @@
 //! write falls between the read and the write of the copy.
 
 use crate::array::{self, Array};
-use crate::{arrays, copy, intent, members};
+use crate::{arrays, copy, grow, intent, members};
 use drivebay_sdk::App;
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::notify::Notify;
@@ -115,6 +115,7 @@ pub(crate) async fn run(app: &App, array: &Rc<Array>, rebuild: &Rc<Rebuild>) {
     match done {
         _ if is_ending => {}
         Ok(()) => {
+            grow::soon(app, array);
             members::take_back_soon(app, array);
         }
         Err(error) => {
@@ -134,7 +135,8 @@ async fn copy_all(app: &App, array: &Rc<Array>, rebuild: &Rebuild) -> Result<()>
     let block_size = array.members().first().map_or(512, |(_, member)| member.info.block_size());
     let window = (u64::from(arrays::options().window_kb) * 1024 / u64::from(block_size)).max(1);
     // Windows are whole rows of a level with parity.
-    let row = array.shared.borrow().as_ref().map_or(0, |shared| shared.layout.row_blocks()).max(1);
+    let row =
+        array.shared.borrow().as_ref().map_or(0, |shared| shared.layout().row_blocks()).max(1);
     let window = window.next_multiple_of(row);
     let mut spare = None;
     let mut pace = copy::Pace::new();
@@ -214,7 +216,7 @@ async fn finish(array: &Rc<Array>, rebuild: &Rebuild) -> Result<()> {
         members::write_all(array, update, note).await?;
     }
     let read = |views: &mut crate::shared::Views| {
-        if let Some(Some(view)) = views.get_mut(usize::from(number)) {
+        if let Some(Some(view)) = views.members.get_mut(usize::from(number)) {
             view.is_readable = true;
         }
     };

@@ -108,34 +108,21 @@ impl Lane {
     /// Reads from the member with the fewest blocks in flight or, after a failure on a slot, from the next slot.
     fn read(&self, mut io: BdevIo, range: Range, tries: u8, after: Option<u8>) {
         let bases = self.bases.borrow();
-        let base_of = |slot: u8| {
-            bases.get(usize::from(slot)).and_then(Option::as_ref).filter(|base| base.is_readable)
-        };
-        let copies = self.shared.layout.copies(range.lba);
-        let mut there = copies.filter(|place| base_of(place.member).is_some());
+        let copies = bases.layout.copies(range.lba);
+        let mut there = copies.filter(|place| bases.readable(place.member).is_some());
         let is_torn = self.shared.marks.as_ref().is_some_and(|marks| marks.is_torn(range));
         let chosen = match after {
             // While copies may differ, all reads go to the same copy.
             None if is_torn => there.next(),
-            None => there.min_by_key(|place| self.reading_of(place.member)),
+            None => there.min_by_key(|place| bases.reading(place.member)),
             Some(slot) => there.min_by_key(|place| (place.member <= slot, place.member)),
         };
         let Some(place) = chosen else { return io.complete(Status::IO_ERROR) };
-        let Some(base) = base_of(place.member) else { return io.complete(Status::IO_ERROR) };
+        let Some(base) = bases.get(place.member) else { return io.complete(Status::IO_ERROR) };
         self.begin(&mut io, Begun { tries, slot: place.member, ..Begun::default() });
-        self.add_reading(place.member, range.nblocks);
+        bases.add_reading(place.member, range.nblocks);
         let at = Range::new(base.offset + place.lba, range.nblocks);
         io.fan_out().send_as(place.member, &base.channel, Op::Read(at), 0);
-    }
-
-    fn reading_of(&self, slot: u8) -> u64 {
-        self.reading.get(usize::from(slot)).map_or(0, std::cell::Cell::get)
-    }
-
-    fn add_reading(&self, slot: u8, nblocks: u64) {
-        if let Some(reading) = self.reading.get(usize::from(slot)) {
-            reading.set(reading.get().wrapping_add(nblocks));
-        }
     }
 
     /// Writes every copy, including the copy of a member that the array is rebuilding.
@@ -143,11 +130,11 @@ impl Lane {
         let bases = self.bases.borrow();
         self.begin(&mut io, Begun { tries, ..Begun::default() });
         let mut fan = io.fan_out();
-        let layout = &self.shared.layout;
+        let layout = &bases.layout;
         for run in layout.runs(range.lba, range.nblocks) {
             let mut is_kept = false;
             for place in layout.copies(run.start) {
-                if let Some(Some(base)) = bases.get(usize::from(place.member)) {
+                if let Some(base) = bases.get(place.member) {
                     is_kept |= base.is_readable;
                     let at = Range::new(base.offset + place.lba, run.end - run.start);
                     let first = run.start - range.lba;
@@ -165,22 +152,16 @@ impl Lane {
         let bases = self.bases.borrow();
         self.begin(&mut io, Begun { tries, ..Begun::default() });
         let mut fan = io.fan_out();
-        let layout = &self.shared.layout;
-        for (base, slot) in bases.iter().zip(0_u8..) {
+        let layout = &bases.layout;
+        for (slot, base) in bases.iter() {
             let begin = layout.blocks_before(slot, range.lba);
             let end = layout.blocks_before(slot, range.lba + range.nblocks);
-            if let Some(base) = base.as_ref().filter(|_| begin < end) {
-                fan.send_as(
-                    slot,
-                    &base.channel,
-                    op(Range::new(base.offset + begin, end - begin)),
-                    0,
-                );
+            if begin < end {
+                let at = Range::new(base.offset + begin, end - begin);
+                fan.send_as(slot, &base.channel, op(at), 0);
             }
         }
-        let is_readable =
-            |slot: u8| matches!(bases.get(usize::from(slot)), Some(Some(base)) if base.is_readable);
-        if !layout.survives(|slot| !is_readable(slot)) {
+        if !bases.hold_all(None) {
             fan.fail(Status::IO_ERROR);
         }
     }
@@ -191,10 +172,8 @@ impl Lane {
         self.begin(&mut io, Begun { tries, ..Begun::default() });
         let op = io.op();
         let mut fan = io.fan_out();
-        for (base, slot) in bases.iter().zip(0_u8..) {
-            if let Some(base) = base {
-                fan.send_as(slot, &base.channel, op, 0);
-            }
+        for (slot, base) in bases.iter() {
+            fan.send_as(slot, &base.channel, op, 0);
         }
     }
 
@@ -208,7 +187,7 @@ impl Lane {
                 self.stripe_read(io, range, begun, result);
             }
             Op::Read(range) => {
-                self.add_reading(begun.slot, range.nblocks.wrapping_neg());
+                self.bases.borrow().add_reading(begun.slot, range.nblocks.wrapping_neg());
                 if is_good || result.status == Status::ABORTED {
                     return io.complete_with(result);
                 }
@@ -223,12 +202,11 @@ impl Lane {
     /// Reads the next copy, and asks for a repair of the bad one.
     #[cold]
     fn read_failed(&self, io: BdevIo, range: Range, begun: Begun, result: IoResult) {
-        let bases = self.bases.borrow();
-        let is_there = |slot: u8| {
-            bases.get(usize::from(slot)).and_then(Option::as_ref).is_some_and(|b| b.is_readable)
+        let copies = {
+            let bases = self.bases.borrow();
+            let copies = bases.layout.copies(range.lba);
+            copies.filter(|place| bases.readable(place.member).is_some()).count()
         };
-        let copies = self.shared.layout.copies(range.lba);
-        let copies = copies.filter(|place| is_there(place.member)).count();
         if usize::from(begun.tries) + 1 >= copies {
             return io.complete_with(result);
         }

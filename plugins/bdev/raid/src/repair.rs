@@ -111,7 +111,7 @@ impl Drop for Worker {
 /// Repairs blocks. Returns whether they are good now.
 async fn repair(app: &App, shared: &Arc<Shared>, fault: Fault, blocks: Range) -> bool {
     let Some(array) = arrays::of_shared(shared) else { return false };
-    let has_parity = shared.layout.level().parities() > 0;
+    let has_parity = shared.layout().level().parities() > 0;
     let repaired = copy::with_held(app, &array, blocks, async || match fault {
         Fault::Unreadable(_) if has_parity && !shared.may_compute(blocks) => {
             Err(Error::new(errno::EIO, "a crash interrupted a write of their stripes"))

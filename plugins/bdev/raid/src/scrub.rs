@@ -79,14 +79,14 @@ pub(crate) fn start(app: &App, array: &Rc<Array>, repairs: bool) -> Result<()> {
     let Some(shared) = shared else {
         return refuse(errno::EINVAL, "has no copies to compare");
     };
-    if !may_compare(array, &shared.layout) {
+    if !may_compare(array, &shared.layout()) {
         return refuse(errno::ENODEV, "lacks a member, so its parity cannot be checked");
     }
     let before = array.scrub.borrow().clone();
     if before.as_ref().is_some_and(|scrub| scrub.is_running.get()) {
         return refuse(errno::EBUSY, "is being scrubbed");
     }
-    let num_blocks = shared.layout.num_blocks();
+    let num_blocks = shared.layout().num_blocks();
     let goes_on = before.filter(|scrub| scrub.position.get() < num_blocks);
     let scrub = Rc::new(Scrub {
         repairs,
@@ -148,7 +148,8 @@ async fn run(app: &App, array: &Array, shared: &Arc<Shared>, scrub: &Scrub) {
 }
 
 async fn check_all(app: &App, array: &Array, shared: &Arc<Shared>, scrub: &Scrub) -> Result<()> {
-    let layout = &shared.layout;
+    let layout = shared.layout();
+    let layout = &*layout;
     let window =
         (WINDOW / block_size(array) as u64).max(1).next_multiple_of(layout.row_blocks().max(1));
     let mut pace = copy::Pace::new();

@@ -26,14 +26,32 @@ pub(crate) struct View {
     pub(crate) is_readable: bool,
 }
 
-/// The members by slot.
-pub(crate) type Views = Vec<Option<View>>;
+/// The members by slot, and the layout of the array's blocks on them.
+#[derive(Clone, Debug)]
+pub(crate) struct Views {
+    pub(crate) layout: Arc<Layout>,
+    pub(crate) members: Vec<Option<View>>,
+}
+
+impl Views {
+    /// Changes to a layout that has every old block in its old place, with a slot for each of its members.
+    pub(crate) fn fit(&mut self, layout: &Arc<Layout>) {
+        self.layout = Arc::clone(layout);
+        self.members.resize(layout.members().into(), None);
+    }
+
+    /// Changes the member of a slot.
+    pub(crate) fn set(&mut self, slot: u8, view: Option<View>) {
+        if let Some(place) = self.members.get_mut(usize::from(slot)) {
+            *place = view;
+        }
+    }
+}
 
 /// State that the app thread and the channels of an array share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) uuid: [u8; 16],
-    pub(crate) layout: Layout,
     pub(crate) repairs: Repairs,
     /// The write-intent record, if the array has one.
     pub(crate) marks: Option<Marks>,
@@ -49,10 +67,9 @@ struct Table {
 }
 
 impl Shared {
-    pub(crate) fn new(uuid: [u8; 16], layout: Layout, views: Views, marks: Option<Marks>) -> Self {
+    pub(crate) fn new(uuid: [u8; 16], views: Views, marks: Option<Marks>) -> Self {
         Self {
             uuid,
-            layout,
             repairs: Repairs::default(),
             marks,
             is_offline: AtomicBool::new(false),
@@ -62,6 +79,11 @@ impl Shared {
 
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The current layout. `[any thread]`
+    pub(crate) fn layout(&self) -> Arc<Layout> {
+        Arc::clone(&self.table().views.layout)
     }
 
     /// Makes the state of a new channel from the current members. [`switch`](Self::switch) brings it later changes.

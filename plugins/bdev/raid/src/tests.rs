@@ -8,6 +8,7 @@
 
 mod faults;
 mod foreign;
+mod grow;
 mod hangs;
 mod intent;
 mod model;

@@ -145,6 +145,20 @@ impl Intent {
         self.away.iter().find(|away| away.slot == slot)
     }
 
+    /// The record with larger regions. `None` if its regions are larger already.
+    #[must_use]
+    pub fn with_region_shift(mut self, region_shift: u8) -> Option<Self> {
+        let by = region_shift.checked_sub(self.region_shift)?;
+        if by > 0 {
+            let mut larger = Regions::default();
+            self.regions
+                .iter()
+                .for_each(|region| _ = larger.insert(region.checked_shr(by.into()).unwrap_or(0)));
+            (self.regions, self.region_shift) = (larger, region_shift);
+        }
+        Some(self)
+    }
+
     /// Lists a member as away, or changes its entry. A full list stays as it is, and the member counts as lacking everything.
     pub fn set_away(&mut self, away: Away) {
         self.away.retain(|other| other.slot != away.slot);
@@ -264,6 +278,16 @@ mod tests {
         );
         assert_eq!(intent.away(1).map(|away| away.left_at), Some(3));
         assert_eq!(intent.away(0), None);
+    }
+
+    #[test]
+    fn a_record_may_get_larger_regions_and_no_smaller_ones() {
+        let intent = example();
+        assert_eq!(intent.clone().with_region_shift(11), Some(intent.clone()));
+        assert_eq!(intent.clone().with_region_shift(10), None);
+        let larger = intent.with_region_shift(14).unwrap();
+        let regions: Vec<u64> = larger.regions.iter().collect();
+        assert_eq!(regions, [0, 1, 7, 8, (REGIONS_MAX - 1) / 8]);
     }
 
     #[test]

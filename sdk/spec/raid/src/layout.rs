@@ -11,6 +11,9 @@
 //!
 //! raid0, raid1, raid5f and concat are the reference's; raid10 is Linux md's "near 2". Blocks of a member count
 //! from the start of its data, so the caller adds the member's `data_offset`.
+//!
+//! An array grows without moving a block: when its members grow (for concat, the last member), and when a raid1 gets another
+//! member. So [`Layout::place`], [`Layout::copies`] and [`Layout::row_of`] also hold for blocks that the array does not have yet.
 
 use crate::Level;
 use crate::superblock::MEMBERS_MAX;
@@ -219,9 +222,8 @@ impl Layout {
         match self.level {
             Level::Raid1 => nblocks,
             Level::Concat => {
-                let member = self.concat_member(lba);
-                let end = self.starts.get(member + 1).copied().unwrap_or(self.num_blocks);
-                nblocks.min(end.saturating_sub(lba))
+                let end = self.starts.get(self.concat_member(lba) + 1);
+                nblocks.min(end.copied().unwrap_or(u64::MAX).saturating_sub(lba))
             }
             Level::Raid0 if self.members == 1 => nblocks,
             Level::Raid0 | Level::Raid10 | Level::Raid5f | Level::Raid6 => {
@@ -325,8 +327,11 @@ impl Layout {
         let number = u64::from(member);
         let copies = match self.level {
             Level::Concat => {
-                let start = self.starts.get(usize::from(member)).copied().unwrap_or(0);
-                return lba.saturating_sub(start).min(self.used_blocks(member));
+                let start = |slot| self.starts.get(slot).copied();
+                let first = start(usize::from(member)).unwrap_or(0);
+                // The last member has no end here, because it may grow.
+                let end = start(usize::from(member) + 1).unwrap_or(u64::MAX);
+                return lba.clamp(first, end) - first;
             }
             Level::Raid1 => return lba,
             Level::Raid10 => 2,
@@ -629,6 +634,37 @@ mod tests {
                     let run = array.blocks_before(member, lba)..array.blocks_before(member, end);
                     prop_assert_eq!(there, run.collect::<Vec<_>>());
                 }
+            }
+        }
+
+        /// A larger array has every block where the smaller one has it, so channels may keep the old layout while it grows.
+        #[test]
+        fn growing_moves_no_block(
+            level in prop::sample::select(Level::ALL.to_vec()),
+            sizes in prop::collection::vec(16_u64..40, 4..9),
+            by in 1_u64..40,
+        ) {
+            let strip = if level.has_strips() { 4 } else { 0 };
+            let old = layout(level, strip, &sizes);
+            let mut larger = sizes.clone();
+            let last = sizes.len() - 1;
+            let grow = |(slot, size): (usize, &mut u64)| {
+                *size += if level == Level::Concat && slot != last { 0 } else { by };
+            };
+            larger.iter_mut().enumerate().for_each(grow);
+            let new = layout(level, strip, &larger);
+            prop_assert!(new.num_blocks() >= old.num_blocks());
+            for lba in 0..new.num_blocks() {
+                let (before, after): (Vec<Place>, Vec<Place>) =
+                    (old.copies(lba).collect(), new.copies(lba).collect());
+                prop_assert_eq!(before, after);
+                prop_assert_eq!(old.run(lba, 7), new.run(lba, 7));
+            }
+            if level == Level::Raid1 {
+                larger.push(99);
+                let wider = layout(level, 0, &larger);
+                let first = wider.copies(3).take(sizes.len()).collect::<Vec<_>>();
+                prop_assert_eq!(first, new.copies(3).collect::<Vec<_>>());
             }
         }
 

@@ -323,6 +323,21 @@ impl Superblock {
         self.members.iter().find(|member| member.slot == slot)
     }
 
+    /// Changes the entry of a slot. The first slot without an entry is a new slot.
+    pub fn set_member(&mut self, entry: Member) {
+        match self.members.iter_mut().find(|member| member.slot == entry.slot) {
+            Some(known) => *known = entry,
+            None => self.members.push(entry),
+        }
+        self.num_members = self.num_members.max(entry.slot.saturating_add(1));
+    }
+
+    /// Removes the last slot and its entry.
+    pub fn remove_last_member(&mut self) {
+        self.num_members = self.num_members.saturating_sub(1);
+        self.members.retain(|member| member.slot < self.num_members);
+    }
+
     /// The entry of a bdev.
     #[must_use]
     pub fn member_by_uuid(&self, uuid: [u8; 16]) -> Option<&Member> {
@@ -465,6 +480,19 @@ mod tests {
         assert_eq!(bytes.len(), 256 + 2 * 64);
         assert_eq!(declared_len(&bytes), Some(bytes.len()));
         assert_eq!(Superblock::parse(&bytes), Ok(example()));
+    }
+
+    #[test]
+    fn a_superblock_may_get_a_slot_and_lose_it_again() {
+        let mut wider = example();
+        wider.set_member(Member { uuid: [9; 16], slot: 2, ..wider.members[0] });
+        assert_eq!((wider.num_members, wider.members.len()), (3, 3));
+        assert_eq!(Superblock::parse(&wider.to_bytes()), Ok(wider.clone()));
+        wider.set_member(Member { data_size: 7, ..wider.members[1] });
+        assert_eq!((wider.num_members, wider.members[1].data_size), (3, 7));
+        wider.set_member(example().members[1]);
+        wider.remove_last_member();
+        assert_eq!(wider, example());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::ram::Ram;
 use super::{array, deleted, load, read, show, write};
 use crate::repair::{self, Fault};
-use crate::shared::Shared;
+use crate::shared::{Shared, Views};
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::task;
 use drivebay_sdk::serde_json::{Value, json};
@@ -270,10 +270,36 @@ fn a_refused_write_keeps_its_members_and_the_copies_become_equal_again() {
 fn no_more_repairs_wait_than_there_is_room_for() {
     let _host = load();
     let layout = Layout::new(Level::Raid1, 0, &[64, 64]).unwrap();
-    let shared = Arc::new(Shared::new([9; 16], layout, vec![None, None], None));
+    let views = Views { layout: Arc::new(layout), members: vec![None, None] };
+    let shared = Arc::new(Shared::new([9; 16], views, None));
     let room = (0..1000).take_while(|lba| repair::ask(&shared, Fault::Torn, Range::new(*lba, 1)));
     assert_eq!(room.count(), 64);
     assert!(repair::ask(&shared, Fault::Torn, Range::new(5, 1)), "it waits already");
+}
+
+#[test]
+fn an_array_starts_without_a_member_that_cannot_take_the_superblock() {
+    let host = load();
+    let [a, b] = disks(&host, ["u0", "u1"]);
+    let opened = array(&host, "raid1", &[&a, &b], json!({"superblock": true}));
+    assert_eq!(write(&host, &opened.0, 3, 8, 1), Status::SUCCESS);
+    drop(opened);
+    forgotten(&host, "u0-raid1");
+    [&a, &b].iter().for_each(|disk| disk.unplug(&host));
+    b.fail_writes(true);
+    b.plug_in(&host);
+    a.plug_in(&host);
+    host.wait(|| (state_of(&host, "u0-raid1") == "online").then_some(()));
+    assert_eq!(show(&host, "u0-raid1")["num_base_bdevs_discovered"], 1);
+    let superblock = a.durable_superblock().unwrap();
+    assert_eq!(superblock.member(1).unwrap().state, MemberState::Failed);
+    let opened = host.open("u0-raid1");
+    assert_eq!(read(&host, &opened.0, 3), Ok(8));
+    b.fail_writes(false);
+    let add = json!({"raid_bdev": "u0-raid1", "base_bdev": "u1"});
+    host.call("bdev_raid_add_base_bdev", &add).unwrap();
+    wait_until_rebuilt(&host, "u0-raid1");
+    deleted(&host, "u0-raid1", opened);
 }
 
 #[test]

@@ -98,6 +98,41 @@ fn a_member_that_hangs_is_taken_out_and_keeps_only_the_io_that_it_has() {
 }
 
 #[test]
+fn a_member_that_hangs_at_the_start_delays_other_arrays_only_for_a_while() {
+    let host = load();
+    let [a, b, c, d] = ["hs0", "hs1", "hs2", "hs3"].map(|name| Ram::plug(&host, name, NUM_BLOCKS));
+    for (first, second) in [(&a, &b), (&c, &d)] {
+        let opened = array(&host, "raid1", &[first, second], json!({"superblock": true}));
+        assert_eq!(write(&host, &opened.0, 1, 5, 1), Status::SUCCESS);
+        drop(opened);
+        let name = format!("{}-raid1", first.name());
+        host.call("bdev_raid_delete", &json!({"name": name})).unwrap();
+        [first, second].iter().for_each(|disk| disk.unplug(&host));
+    }
+    b.plug_in(&host);
+    rounds(&host);
+    b.hang();
+    [&a, &c, &d].iter().for_each(|disk| disk.plug_in(&host));
+    rounds(&host);
+    assert_eq!(show(&host, "hs0-raid1")["state"], "configuring");
+    for _ in 0..4 {
+        host.advance(Duration::from_secs(8));
+        rounds(&host);
+    }
+    for name in ["hs0-raid1", "hs2-raid1"] {
+        assert_eq!(show(&host, name)["state"], "online", "{name}");
+        assert_eq!(read(&host, &host.open(name).0, 1), Ok(5));
+    }
+    assert_eq!(a.durable_superblock().unwrap().member(1).unwrap().state, MemberState::Failed);
+    b.answer();
+    rounds(&host);
+    b.unplug(&host);
+    for name in ["hs0-raid1", "hs2-raid1"] {
+        host.call("bdev_raid_delete", &json!({"name": name})).unwrap();
+    }
+}
+
+#[test]
 fn io_that_a_former_member_fails_late_does_not_take_out_the_member_that_has_its_slot_now() {
     let host = load();
     let [a, b, c] = ["hh0", "hh1", "hh2"].map(|name| Ram::plug(&host, name, NUM_BLOCKS));

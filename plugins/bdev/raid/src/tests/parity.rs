@@ -5,6 +5,7 @@ use super::{array, deleted, load, read, show, write, write_each};
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::serde_json::json;
 use drivebay_sdk::testing::FakeHost;
+use drivebay_spec_raid::MemberState;
 
 /// 1 MiB for the superblock, and 32 strips of two blocks.
 const NUM_BLOCKS: usize = 2048 + 64;
@@ -123,6 +124,41 @@ fn strips_of_a_missing_member_are_not_computed_where_a_write_was_cut_off() {
     wait_until_rebuilt(&host, name, 3);
     assert!((0..128).all(|lba| !is_unreadable(&opened.0, lba)));
     deleted(&host, name, opened);
+}
+
+#[test]
+fn after_a_crash_marks_count_that_exist_because_another_program_used_the_array() {
+    let host = load();
+    for has_crashed in [false, true] {
+        let disks: [Ram; 3] = disks(&host, if has_crashed { "pg" } else { "ph" });
+        let name = format!("{}-raid5f", disks[0].name());
+        let more = json!({"strip_size_kb": 1, "superblock": true});
+        let opened = array(&host, "raid5f", &disks.each_ref(), more);
+        fill(&host, &opened.0, 4);
+        drop(opened);
+        host.call("bdev_raid_delete", &json!({"name": name})).unwrap();
+        // Another program used the array; this one began to compute parity again, and lost a member.
+        let mut superblock = disks[0].durable_superblock().unwrap();
+        let mut record = disks[0].durable_intent().unwrap();
+        superblock.members[2].state = MemberState::Missing;
+        record.was_used_by_another = true;
+        record.has_ended_in_order = !has_crashed;
+        record.regions.insert(0);
+        record.generation += 2;
+        for disk in &disks {
+            disk.unplug(&host);
+        }
+        for disk in &disks[..2] {
+            disk.overwrite(0, &superblock.to_bytes());
+            disk.overwrite(1024, &record.to_bytes());
+            disk.plug_in(&host);
+        }
+        host.wait(|| (show(&host, &name)["state"] == "online").then_some(()));
+        let opened = host.open(&name);
+        let lost = (0..12).filter(|lba| read(&host, &opened.0, *lba).is_err()).count();
+        assert_eq!(lost, if has_crashed { 4 } else { 0 });
+        deleted(&host, &name, opened);
+    }
 }
 
 #[test]

@@ -23,6 +23,9 @@ const DATA: usize = 2048;
 /// Blocks of the superblock and of both copies of the record.
 const METADATA: [std::ops::Range<usize>; 3] = [0..2, 1024..1032, 1536..1544];
 
+/// Blocks by which the members of an array grow.
+const GROWN: usize = 16;
+
 /// The number of power cuts of a test: `cuts`, or 25 times as many in the long form. All tests together make 2,000 or 50,000.
 fn scaled(cuts: usize) -> usize {
     if std::env::var_os("DRIVEBAY_SOAK").is_some() { 25 * cuts } else { cuts }
@@ -41,6 +44,10 @@ enum Act {
     Rebuild,
     /// The operator replaces a member with another bdev.
     Replace,
+    /// All members grow, and the array with them.
+    Grow,
+    /// A raid1 gets another member.
+    Widen,
     /// The array sets and clears marks.
     Idle,
     /// The array stops cleanly.
@@ -48,17 +55,26 @@ enum Act {
 }
 
 impl Act {
-    const OF_ALL: [Self; 3] = [Self::Create, Self::Write, Self::End];
-    const OF_REDUNDANT: [Self; 8] = [
+    const OF_ALL: [Self; 4] = [Self::Create, Self::Write, Self::Grow, Self::End];
+    const OF_REDUNDANT: [Self; 9] = [
         Self::Create,
         Self::Write,
         Self::Degrade,
         Self::Return,
         Self::Rebuild,
         Self::Replace,
+        Self::Grow,
         Self::Idle,
         Self::End,
     ];
+
+    fn of(level: Level, members: usize) -> Vec<Self> {
+        if level.may_lose(members as u8) == 0 {
+            return Self::OF_ALL.to_vec();
+        }
+        let widen = (level == Level::Raid1).then_some(Self::Widen);
+        Self::OF_REDUNDANT.into_iter().chain(widen).collect()
+    }
 }
 
 /// What clients did. Numbers are positions in the log.
@@ -87,8 +103,14 @@ impl<'a> Run<'a> {
     fn new(host: &'a FakeHost, level: Level, members: usize, act: Act, seed: u64) -> Self {
         let name = format!("cut{level}{seed}");
         // Long enough for 80 windows of a rebuild, so that the array records the rebuild's position.
-        let size = if matches!(act, Act::Rebuild | Act::Replace) { 160 } else { 24 };
-        let plug = |number| Ram::plug(host, &format!("{number}{name}"), DATA + size);
+        let size = if matches!(act, Act::Rebuild | Act::Replace | Act::Widen) { 160 } else { 24 };
+        let plug = |number| {
+            let name = format!("{number}{name}");
+            let disk = Ram::plug(host, &name, DATA + size);
+            // The images of a disk that grows have its last size from the start. The bus does not know it yet.
+            disk.enlarge(if act == Act::Grow { GROWN } else { 0 });
+            disk
+        };
         let disks: Vec<Ram> = (0..=members).map(plug).collect();
         let strip = if level.has_strips() { 2 } else { 0 };
         let layout = Layout::new(level, strip, &vec![size as u64; members]).unwrap();
@@ -221,6 +243,35 @@ impl<'a> Run<'a> {
                 self.writes(3);
                 let new = if act == Act::Replace { &self.disks[self.members] } else { &picked };
                 add(self, new);
+                self.rounds(200);
+                self.writes(2);
+                self.wait_until_rebuilt();
+                self.writes(1);
+            }
+            Act::Grow => {
+                self.writes(2);
+                self.size += GROWN;
+                self.disks.iter().for_each(|disk| disk.grow(self.host, DATA + self.size));
+                let sizes = vec![self.size as u64; self.members];
+                let strip = if self.level.has_strips() { 2 } else { 0 };
+                let larger = Layout::new(self.level, strip, &sizes).unwrap();
+                let num_blocks = self.host.open(&self.name).1.info().unwrap().num_blocks();
+                let grown = match self.level {
+                    // The first members of a concat keep their sizes.
+                    Level::Concat => self.layout.num_blocks() + GROWN as u64,
+                    _ => larger.num_blocks(),
+                };
+                assert_eq!(num_blocks, grown, "{}", self.name);
+                if self.level != Level::Concat {
+                    self.layout = larger;
+                }
+                self.writes(6);
+            }
+            Act::Widen => {
+                self.writes(2);
+                let new = self.disks[self.members].name();
+                let grow = json!({"raid_name": self.name, "base_name": new});
+                self.host.call("bdev_raid_grow_base_bdev", &grow).unwrap();
                 self.rounds(200);
                 self.writes(2);
                 self.wait_until_rebuilt();
@@ -373,12 +424,15 @@ impl After<'_> {
                 newest.member(slot).filter(|entry| entry.state == MemberState::Configured)?;
             self.disks.iter().position(|disk| disk.uuid() == entry.uuid)
         };
-        (0..self.run.members as u8).map(disk_of).collect()
+        (0..newest.num_members).map(disk_of).collect()
     }
 
     fn check_copies(&self) {
         let disks = self.by_slot();
-        let layout = &self.run.layout;
+        let wider =
+            || Layout::new(Level::Raid1, 0, &vec![self.run.size as u64; disks.len()]).unwrap();
+        let layout =
+            &if self.run.level == Level::Raid1 { wider() } else { self.run.layout.clone() };
         let block = |slot: u8, lba: u64| {
             disks[usize::from(slot)].map(|disk| self.disks[disk].block(DATA + lba as usize))
         };
@@ -472,8 +526,7 @@ fn cut(run: &mut Run<'_>, act: Act, before: &[Vec<u8>], log: &[(usize, Event)]) 
 fn cut_all(level: Level, members: usize, cuts_wanted: usize) {
     let host = load();
     host.call("bdev_raid_set_options", &json!({"process_window_size_kb": 1})).unwrap();
-    let acts: &[Act] =
-        if level.may_lose(members as u8) > 0 { &Act::OF_REDUNDANT } else { &Act::OF_ALL };
+    let acts = &Act::of(level, members);
     let cuts_wanted = scaled(cuts_wanted);
     let mut cuts: BTreeMap<Act, usize> = BTreeMap::new();
     let (mut seed, mut started) = (0, 0);

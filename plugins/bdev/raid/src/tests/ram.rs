@@ -29,6 +29,8 @@ pub(super) enum Event {
 
 #[derive(Debug, Default)]
 struct State {
+    /// The size that the bdev has on the bus. The disk itself may be larger.
+    num_blocks: usize,
     blocks: Vec<Block>,
     /// The data that a power cut leaves: the blocks at the last flush.
     durable: Vec<Block>,
@@ -73,16 +75,40 @@ impl Ram {
         let mut uuid = [0; 16];
         uuid.iter_mut().zip(uuid_of.bytes()).for_each(|(to, from)| *to = from);
         let blocks = vec![[0; BLOCK as usize]; nblocks];
-        let state = State { durable: blocks.clone(), blocks, ..State::default() };
+        let state =
+            State { num_blocks: nblocks, durable: blocks.clone(), blocks, ..State::default() };
         let ram = Self { name: name.into(), uuid, state: Arc::new(Mutex::new(state)) };
         ram.plug_in(host);
         ram
     }
 
+    /// Makes the disk larger without telling the bus.
+    pub(super) fn enlarge(&self, by: usize) {
+        let mut state = self.state();
+        let nblocks = state.blocks.len() + by;
+        state.blocks.resize(nblocks, [0; BLOCK as usize]);
+        state.durable.resize(nblocks, [0; BLOCK as usize]);
+    }
+
+    /// Gives the bdev this size, also on the bus if it is plugged in.
+    pub(super) fn grow(&self, host: &FakeHost, nblocks: usize) {
+        let is_plugged_in = host.registered(&self.name).is_some();
+        self.state().num_blocks = nblocks;
+        let missing = nblocks.saturating_sub(self.state().blocks.len());
+        self.enlarge(missing);
+        if is_plugged_in {
+            bdev::find::<Disk>(&self.name).unwrap().resize(host.app(), nblocks as u64).unwrap();
+        }
+        for _ in 0..20 {
+            host.run();
+        }
+    }
+
     /// A disk with these bytes, not plugged in.
     pub(super) fn with_contents(name: &str, uuid: [u8; 16], bytes: &[u8]) -> Self {
         let blocks = bytes.as_chunks().0.to_vec();
-        let state = State { durable: blocks.clone(), blocks, ..State::default() };
+        let num_blocks = blocks.len();
+        let state = State { num_blocks, durable: blocks.clone(), blocks, ..State::default() };
         Self { name: name.into(), uuid, state: Arc::new(Mutex::new(state)) }
     }
 
@@ -225,7 +251,7 @@ impl Bdev for Disk {
         &self.0.name
     }
     fn geometry(&self) -> Geometry {
-        Geometry::new(BLOCK, self.0.state().blocks.len() as u64).unwrap()
+        Geometry::new(BLOCK, self.0.state().num_blocks as u64).unwrap()
     }
     fn describe(&self, registration: &mut Registration) {
         registration.uuid = self.0.uuid;

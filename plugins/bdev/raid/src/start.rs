@@ -1,0 +1,230 @@
+//! How an array goes online: first the superblock, then the write-intent record, then the bus.
+
+use crate::array::{self, Array, Slot, State};
+use crate::marks::Marks;
+use crate::member::Member;
+use crate::profile::Profile;
+use crate::redundant::Redundant;
+use crate::shared::{Shared, Views};
+use crate::striped::Striped;
+use crate::superblock::{self, Slots};
+use crate::{grow, intent, members};
+use drivebay_sdk::App;
+use drivebay_sdk::bdev;
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::runtime::task;
+use drivebay_sdk::serde_json::Value;
+use drivebay_spec_raid::{self as spec, Layout, MemberState, Superblock};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A start goes on without a member that has completed no I/O for this time, because other bdevs wait to be examined.
+const HANG_LIMIT: Duration = Duration::from_secs(15);
+
+impl Array {
+    /// Puts the array on the bus if it waits for no more members. The caller holds `lock`. `[app thread]`
+    ///
+    /// # Errors
+    /// Why the array cannot start. It keeps its state, and a new array removes its superblocks from the members.
+    pub(crate) async fn start_if_complete(self: &Rc<Self>, app: &App) -> Result<()> {
+        let members = self.members();
+        let is_complete = members.len() == self.num_operational();
+        if self.state.get() != State::Configuring || !is_complete || self.is_ending.get() {
+            return Ok(());
+        }
+        let Some((_, first)) = members.first() else { return Ok(()) };
+        let layout = self.layout(first)?;
+        let is_there = |number: u8| members.iter().any(|(slot, _)| *slot == number);
+        if !layout.survives(|number| !is_there(number)) {
+            let message = format!(
+                "array {} cannot run without {} of its members",
+                self.name,
+                layout.members() as usize - members.len()
+            );
+            return Err(Error::new(errno::EINVAL, message));
+        }
+        let start = self.start(app, members.clone(), layout);
+        let started = match task::select(start, remove_hung(&members)).await {
+            task::Either::Left(started) | task::Either::Right(started) => started,
+        };
+        if started.is_err() {
+            // The members stay and may answer later.
+            members.iter().for_each(|(_, member)| member.set_leaving(false));
+        }
+        started
+    }
+
+    /// Starts the array with these members.
+    async fn start(
+        self: &Rc<Self>,
+        app: &App,
+        mut members: Slots,
+        mut layout: Layout,
+    ) -> Result<()> {
+        let Some((_, first)) = members.first().cloned() else { return Ok(()) };
+        let found = self.superblock.borrow().as_ref().map(|found| found.sequence);
+        if let Some(mut superblock) = self.superblock_to_start(&first, &layout)? {
+            if found.is_some()
+                && let Some(larger) = grow::larger(self)?
+            {
+                info!("array {} grows to {} blocks", self.name, larger.num_blocks());
+                grow::set_superblock_size(&mut superblock, &larger);
+                layout = larger;
+            }
+            let superblock = self.write_first(&mut members, &layout, superblock).await?;
+            self.superblock.replace(Some(superblock));
+            grow::set_size(self, &layout);
+        }
+        let (marks, failed) = intent::start(self, &members, &layout, found).await.unzip();
+        if let Err(error) = self.register(app, layout, &members, marks) {
+            if found.is_none()
+                && let Some(superblock) = self.superblock.take()
+            {
+                superblock::clear(&members, &superblock).await;
+                intent::erase(self).await;
+            }
+            return Err(error);
+        }
+        self.state.set(State::Online);
+        info!("array {} is online with {} members", self.name, members.len());
+        if let (Some(shared), Some(failed)) = (&*self.shared.borrow(), failed) {
+            intent::report_failures(shared, &members, &failed);
+        }
+        intent::look_after(app, self);
+        Ok(())
+    }
+
+    /// Writes the first superblock of a start. An array that existed before starts without members that cannot be written, if it
+    /// can, and records that they failed.
+    async fn write_first(
+        &self,
+        members: &mut Slots,
+        layout: &Layout,
+        mut superblock: Superblock,
+    ) -> Result<Superblock> {
+        let is_new = self.superblock.borrow().is_none();
+        loop {
+            let failed = superblock::write(members, &superblock).await;
+            if failed.is_empty() {
+                return Ok(superblock);
+            }
+            let is_there = |number: u8| {
+                members.iter().any(|(slot, _)| *slot == number) && !failed.contains(&number)
+            };
+            if is_new || !layout.survives(|number| !is_there(number)) {
+                if is_new {
+                    // Creation has failed. Clear the superblocks, so that no bdev stays a member.
+                    superblock::clear(members, &superblock).await;
+                }
+                let message = format!(
+                    "array {}: the superblock cannot be written to slots {failed:?}",
+                    self.name
+                );
+                return Err(Error::new(errno::EIO, message));
+            }
+            warn!("array {} starts without the members of slots {failed:?}", self.name);
+            superblock = array::next(&superblock);
+            for entry in superblock.members.iter_mut().filter(|entry| failed.contains(&entry.slot))
+            {
+                entry.state = MemberState::Failed;
+            }
+            members.retain(|(slot, _)| !failed.contains(slot));
+            failed.iter().for_each(|slot| members::empty(self, *slot, false));
+        }
+    }
+
+    /// The superblock to write before the array starts. `None` for an array without superblocks.
+    fn superblock_to_start(&self, member: &Member, layout: &Layout) -> Result<Option<Superblock>> {
+        if !self.has_superblock {
+            return Ok(None);
+        }
+        if let Some(superblock) = &*self.superblock.borrow() {
+            if superblock.num_blocks != layout.num_blocks() {
+                let message = format!(
+                    "array {}: the superblock says {} blocks, but the members have room for {}",
+                    self.name,
+                    superblock.num_blocks,
+                    layout.num_blocks()
+                );
+                return Err(Error::new(errno::EINVAL, message));
+            }
+            return Ok(Some(array::next(superblock)));
+        }
+        let slots = self.slots.borrow();
+        let entry = |(slot, number): (&Slot, u8)| spec::Member {
+            uuid: slot.uuid,
+            data_offset: slot.data_offset,
+            data_size: slot.data_size,
+            state: MemberState::Configured,
+            flags: 0,
+            slot: number,
+        };
+        Ok(Some(Superblock {
+            flags: 0,
+            uuid: self.uuid,
+            name: self.name.clone(),
+            num_blocks: layout.num_blocks(),
+            block_size: member.data_block_size(),
+            level: self.level,
+            strip_blocks: u32::try_from(layout.strip_blocks())
+                .ok()
+                .filter(|_| self.level.has_strips())
+                .unwrap_or(0),
+            state: 0,
+            sequence: 1,
+            num_members: layout.members(),
+            members: slots.iter().zip(0..).map(entry).collect(),
+        }))
+    }
+
+    fn register(
+        &self,
+        app: &App,
+        layout: Layout,
+        members: &Slots,
+        marks: Option<Marks>,
+    ) -> Result<()> {
+        let opened: Vec<Rc<Member>> = members.iter().map(|(_, member)| Rc::clone(member)).collect();
+        let profile = Profile::new(&self.name, self.uuid, &layout, &opened)?;
+        let slots = self.slots.borrow();
+        let offset = |slot: u8| slots.get(usize::from(slot)).map_or(0, |slot| slot.data_offset);
+        // `save` and the superblocks create the array again, so the bus saves no method.
+        if self.level.may_lose(layout.members()) == 0 {
+            let members =
+                members.iter().map(|(slot, member)| (Arc::clone(&member.desc), offset(*slot)));
+            let bdev = Striped { profile: profile.clone(), layout, members: members.collect() };
+            bdev::register(app, bdev, "", Value::Null)?;
+        } else {
+            let mut views = vec![None; slots.len()];
+            for (slot, member) in members {
+                if let Some(view) = views.get_mut(usize::from(*slot)) {
+                    *view = Some(array::view_of(member, offset(*slot), true));
+                }
+            }
+            let views = Views { layout: Arc::new(layout), members: views };
+            let shared = Arc::new(Shared::new(self.uuid, views, marks));
+            let bdev = Redundant { profile: profile.clone(), shared: Arc::clone(&shared) };
+            bdev::register(app, bdev, "", Value::Null)?;
+            self.shared.replace(Some(shared));
+        }
+        self.profile.replace(Some(profile));
+        Ok(())
+    }
+}
+
+/// Makes the I/O of members fail that hang, so that the start goes on without them. It never ends.
+async fn remove_hung(members: &Slots) -> Result<()> {
+    let mut seen = vec![None; members.len()];
+    loop {
+        task::sleep(HANG_LIMIT).await;
+        for ((_, member), seen) in members.iter().zip(&mut seen) {
+            let now = member.waits_since();
+            if now.is_some() && now == *seen {
+                warn!("bdev {} hangs, so its array starts without it if it can", member.name());
+                member.set_leaving(true);
+            }
+            *seen = now;
+        }
+    }
+}
