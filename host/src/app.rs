@@ -23,6 +23,7 @@ use crate::rpc::{self, Dispatcher, Registry, Server, default_socket, register_bu
 use crate::subsystems::Subsystems;
 use crate::{log, methods, sandbox, signals};
 use drivebay_core::bdev::{device, examine};
+use drivebay_core::env::pci::permit;
 use drivebay_core::env::{CpuSet, Overcommit, memory, runtime, sockets};
 use drivebay_core::reactor::{self, Reactors, thread, watch};
 use gate::Gate;
@@ -204,6 +205,7 @@ fn start_reactors(options: &Serve) -> Result<Reactors, Halt> {
         true => Overcommit::Allow,
         false => Overcommit::Refuse,
     };
+    permit::set(options.environment.pci());
     let no_huge = options.environment.no_huge;
     match memory::configure(memory::Options { no_huge, limit, overcommit }) {
         memory::Source::Huge(size) => {

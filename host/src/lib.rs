@@ -8,6 +8,7 @@
 //!          ├─ host: the state that these share
 //!          ├─ log, signals, sandbox
 //!          ├─ perf: a host for one measurement
+//!          ├─ pci: lists PCI devices, and gives them to vfio-pci or back to the kernel
 //!          ├─ lvol: checks and repairs stores of logical volumes
 //!          ├─ check: a host for the check of one plugin
 //!          └─ project: starts a plugin's project outside of this repository
@@ -24,6 +25,7 @@ pub mod log;
 pub mod lvol;
 pub mod methods;
 pub mod notifications;
+pub mod pci;
 pub mod perf;
 pub mod project;
 pub mod rpc;

@@ -7,7 +7,7 @@ use drivebay::loader::report;
 use drivebay::loader::search::inspect_to_load;
 use drivebay::loader::trust::Policy;
 use drivebay::loader::trust::key::{KeyFolder, PrivateKey};
-use drivebay::{app, check, external, lvol, perf, rpc};
+use drivebay::{app, check, external, lvol, pci, perf, rpc};
 use serde_json::json;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         Command::Rpc(request) => rpc::command::run(&request, &mut out, &mut err).into(),
         Command::Perf(options) => perf::perf(&options, &mut out, &mut err),
         Command::Lvol(command) => lvol::lvol(&command, &mut out, &mut err),
+        Command::Pci(command) => pci::pci(&command, &mut out, &mut err),
         Command::Plugin(command) => plugin(command, &mut out, &mut err),
         Command::Other(args) => external::run(&args, &mut err),
         Command::Completions { shell } => {

@@ -45,6 +45,10 @@ functions! {
     /// take long, so do not make it on the data path. -EINVAL: not a DMA region of the host, -ENOMEM: the limit of locked memory is
     /// reached. `[any thread]`
     fn bay_pci_share_fn(host: *const bay_host, region: u32, why: *const bay_sink) -> i32;
+    /// Stores an eventfd that becomes readable after a PCI device of the machine has appeared, has disappeared, or has got another driver.
+    /// A plugin then calls `list` again. Each plugin has one such eventfd. The host owns it, and keeps it open until the plugin ends.
+    /// An errno when the kernel does not report changes. `[any thread]`
+    fn bay_pci_changes_fd_fn(host: *const bay_host, fd: *mut i32) -> i32;
 }
 
 structs! {
@@ -104,5 +108,7 @@ structs! {
         removal_fd: Option<bay_pci_removal_fd_fn>,
         /// Lets devices access a memory region.
         share: Option<bay_pci_share_fn>,
+        /// Creates the eventfd that becomes readable when the PCI devices of the machine have changed.
+        changes_fd: Option<bay_pci_changes_fd_fn>,
     }
 }

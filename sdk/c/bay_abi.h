@@ -790,6 +790,12 @@ typedef int32_t bay_pci_removal_fd_fn(const struct bay_host *host, uint64_t devi
  */
 typedef int32_t bay_pci_share_fn(const struct bay_host *host, uint32_t region, const struct bay_sink *why);
 
+/** Stores an eventfd that becomes readable after a PCI device of the machine has appeared, has disappeared, or has got another driver.
+ *  A plugin then calls `list` again. Each plugin has one such eventfd. The host owns it, and keeps it open until the plugin ends.
+ *  An errno when the kernel does not report changes. `[any thread]`
+ */
+typedef int32_t bay_pci_changes_fd_fn(const struct bay_host *host, int32_t *fd);
+
 /* Tables and requests */
 
 /** Borrowed UTF-8 text without a terminating NUL; valid for the call only.
@@ -1708,6 +1714,8 @@ struct bay_pci_api {
     bay_pci_removal_fd_fn *removal_fd;
     /** Lets devices access a memory region. */
     bay_pci_share_fn *share;
+    /** Creates the eventfd that becomes readable when the PCI devices of the machine have changed. */
+    bay_pci_changes_fd_fn *changes_fd;
 };
 
 /* The layout, as every compiler must see it */
@@ -2436,7 +2444,7 @@ BAY_ASSERT(offsetof(struct bay_pci_info, address) == 32, "bay_pci_info.address")
 BAY_ASSERT(sizeof(((struct bay_pci_info *)0)->address) == 16, "bay_pci_info.address");
 BAY_ASSERT(offsetof(struct bay_pci_info, driver) == 48, "bay_pci_info.driver");
 BAY_ASSERT(sizeof(((struct bay_pci_info *)0)->driver) == 16, "bay_pci_info.driver");
-BAY_ASSERT(sizeof(struct bay_pci_api) == 104, "bay_pci_api");
+BAY_ASSERT(sizeof(struct bay_pci_api) == 112, "bay_pci_api");
 BAY_ASSERT(BAY_ALIGNOF(struct bay_pci_api) == 8, "bay_pci_api");
 BAY_ASSERT(offsetof(struct bay_pci_api, size) == 0, "bay_pci_api.size");
 BAY_ASSERT(sizeof(((struct bay_pci_api *)0)->size) == 4, "bay_pci_api.size");
@@ -2466,6 +2474,8 @@ BAY_ASSERT(offsetof(struct bay_pci_api, removal_fd) == 88, "bay_pci_api.removal_
 BAY_ASSERT(sizeof(((struct bay_pci_api *)0)->removal_fd) == 8, "bay_pci_api.removal_fd");
 BAY_ASSERT(offsetof(struct bay_pci_api, share) == 96, "bay_pci_api.share");
 BAY_ASSERT(sizeof(((struct bay_pci_api *)0)->share) == 8, "bay_pci_api.share");
+BAY_ASSERT(offsetof(struct bay_pci_api, changes_fd) == 104, "bay_pci_api.changes_fd");
+BAY_ASSERT(sizeof(((struct bay_pci_api *)0)->changes_fd) == 8, "bay_pci_api.changes_fd");
 
 /** What the asserts above have proven, as it travels in the layout note. */
 #define BAY_LAYOUT_TEXT \
@@ -2632,7 +2642,7 @@ BAY_ASSERT(sizeof(((struct bay_pci_api *)0)->share) == 8, "bay_pci_api.share");
     "fn:bay_nvmf_conn_addr_fn(conn:*mutc_void,local:*mutbay_nvmf_addr,peer:*mutbay_nvmf_addr,)->i32\n" \
     "fn:bay_nvmf_connected_fn(conn:*mutc_void,qid:u16,sqsize:u16,sq_flow_control:u32,)\n" \
     "bay_pci_info:size=64,align=8,open;size@0+4=u32;vendor@4+2=u16;device@6+2=u16;subvendor@8+2=u16;subdevice@10+2=u16;class@12+4=u32;numa@16+4=i32;iommu_group@20+4=i32;rsv@24+4=u32;address@32+16=bay_str;driver@48+16=bay_str\n" \
-    "bay_pci_api:size=104,align=8,open;size@0+4=u32;flags@4+4=u32;list@8+8=Option<bay_pci_list_fn>;open@16+8=Option<bay_pci_open_fn>;close@24+8=Option<bay_pci_close_fn>;config_read@32+8=Option<bay_pci_config_fn>;config_write@40+8=Option<bay_pci_config_fn>;bar@48+8=Option<bay_pci_bar_fn>;set_master@56+8=Option<bay_pci_set_master_fn>;reset@64+8=Option<bay_pci_reset_fn>;vectors@72+8=Option<bay_pci_vectors_fn>;interrupts@80+8=Option<bay_pci_interrupts_fn>;removal_fd@88+8=Option<bay_pci_removal_fd_fn>;share@96+8=Option<bay_pci_share_fn>\n" \
+    "bay_pci_api:size=112,align=8,open;size@0+4=u32;flags@4+4=u32;list@8+8=Option<bay_pci_list_fn>;open@16+8=Option<bay_pci_open_fn>;close@24+8=Option<bay_pci_close_fn>;config_read@32+8=Option<bay_pci_config_fn>;config_write@40+8=Option<bay_pci_config_fn>;bar@48+8=Option<bay_pci_bar_fn>;set_master@56+8=Option<bay_pci_set_master_fn>;reset@64+8=Option<bay_pci_reset_fn>;vectors@72+8=Option<bay_pci_vectors_fn>;interrupts@80+8=Option<bay_pci_interrupts_fn>;removal_fd@88+8=Option<bay_pci_removal_fd_fn>;share@96+8=Option<bay_pci_share_fn>;changes_fd@104+8=Option<bay_pci_changes_fd_fn>\n" \
     "fn:bay_pci_found_fn(ctx:*mutc_void,info:*constbay_pci_info,)\n" \
     "fn:bay_pci_list_fn(host:*constbay_host,found:Option<bay_pci_found_fn>,ctx:*mutc_void,)->i32\n" \
     "fn:bay_pci_open_fn(host:*constbay_host,address:bay_str,why:*constbay_sink,device:*mutu64,)->i32\n" \
@@ -2644,7 +2654,8 @@ BAY_ASSERT(sizeof(((struct bay_pci_api *)0)->share) == 8, "bay_pci_api.share");
     "fn:bay_pci_vectors_fn(host:*constbay_host,device:u64,count:*mutu32,)->i32\n" \
     "fn:bay_pci_interrupts_fn(host:*constbay_host,device:u64,count:u32,fds:*muti32,)->i32\n" \
     "fn:bay_pci_removal_fd_fn(host:*constbay_host,device:u64,fd:*muti32,)->i32\n" \
-    "fn:bay_pci_share_fn(host:*constbay_host,region:u32,why:*constbay_sink,)->i32\n"
+    "fn:bay_pci_share_fn(host:*constbay_host,region:u32,why:*constbay_sink,)->i32\n" \
+    "fn:bay_pci_changes_fd_fn(host:*constbay_host,fd:*muti32,)->i32\n"
 
 /* The door */
 

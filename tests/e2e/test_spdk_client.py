@@ -20,7 +20,7 @@ MIB = 1 << 20
 METHODS = set("""
     rpc_get_methods spdk_get_version spdk_kill_instance
     framework_start_init framework_wait_init framework_get_config framework_get_subsystems
-    framework_get_reactors
+    framework_get_reactors framework_get_pci_devices
     thread_get_stats thread_get_pollers thread_get_io_channels thread_set_cpumask
     log_set_level log_get_level log_set_print_level log_get_print_level
     log_set_flag log_clear_flag log_get_flags
@@ -151,6 +151,7 @@ FRAMEWORK = [
     ("framework_get_subsystems", listed("subsystem", "bdev")),
     ("framework_get_subsystems", listed("subsystem", "nvmf")),
     ("framework_get_reactors", objects_with("lcore", "busy", "idle", "lw_threads", under="reactors")),
+    ("framework_get_pci_devices", equals([])),
     ("rpc_get_methods -c", contains("bdev_malloc_create", "nvmf_create_transport")),
     ("rpc_get_methods -c", lacks("framework_start_init")),
     ("thread_get_stats", objects_with("name", "id", "cpumask", "busy", "idle", under="threads")),

@@ -2,6 +2,8 @@
 
 use clap::{Args, ValueEnum};
 use drivebay_core::env::CpuSet;
+use drivebay_core::env::pci::Address;
+use drivebay_core::env::pci::permit::Permit;
 use drivebay_core::reactor;
 use std::path::PathBuf;
 
@@ -32,6 +34,28 @@ pub struct Environment {
     /// Use ordinary pages for DMA memory even if there are hugepages
     #[arg(long)]
     pub no_huge: bool,
+    /// Let plugins open only this PCI device; may be given several times
+    #[arg(short = 'A', long, value_name = "ADDRESS", value_parser = pci_address)]
+    pub pci_allowed: Vec<Address>,
+    /// Do not let plugins open this PCI device; may be given several times
+    #[arg(short = 'B', long, value_name = "ADDRESS", value_parser = pci_address, conflicts_with = "pci_allowed")]
+    pub pci_blocked: Vec<Address>,
+    /// Do not let plugins open any PCI device
+    #[arg(short = 'u', long, conflicts_with_all = ["pci_allowed", "pci_blocked"])]
+    pub no_pci: bool,
+}
+
+impl Environment {
+    /// Which PCI devices the host may open.
+    #[must_use]
+    pub fn pci(&self) -> Permit {
+        match (self.pci_allowed.as_slice(), self.pci_blocked.as_slice()) {
+            _ if self.no_pci => Permit::Only(Vec::new()),
+            ([], []) => Permit::All,
+            ([], blocked) => Permit::Except(blocked.to_vec()),
+            (allowed, _) => Permit::Only(allowed.to_vec()),
+        }
+    }
 }
 
 /// What idle reactors do.
@@ -55,6 +79,10 @@ impl From<Mode> for reactor::Mode {
 
 fn cores(text: &str) -> Result<CpuSet, String> {
     CpuSet::parse(text).map_err(|error| error.message().to_owned())
+}
+
+pub(super) fn pci_address(text: &str) -> Result<Address, String> {
+    text.parse().map_err(|error: drivebay_core::Error| error.message().to_owned())
 }
 
 fn mem_size_bytes(text: &str) -> Result<u64, String> {

@@ -4,9 +4,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use std::collections::BTreeSet;
 
 /// The short and the long name of each flag, and whether a value follows.
-const FLAGS: [(Option<char>, &str, bool); 21] = [
-    (Some('A'), "pci-allowed", true),
-    (Some('B'), "pci-blocked", true),
+const FLAGS: [(Option<char>, &str, bool); 18] = [
     (Some('R'), "huge-unlink", false),
     (Some('d'), "limit-coredump", false),
     (Some('e'), "tpoint-group", true),
@@ -14,7 +12,6 @@ const FLAGS: [(Option<char>, &str, bool); 21] = [
     (Some('i'), "shm-id", true),
     (Some('n'), "mem-channels", true),
     (Some('p'), "main-core", true),
-    (Some('u'), "no-pci", false),
     (None, "base-virtaddr", true),
     (None, "disable-cpumask-locks", false),
     (None, "enforce-numa", false),

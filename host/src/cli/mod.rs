@@ -5,6 +5,7 @@ mod environment;
 mod ignored;
 mod lvol;
 mod new;
+mod pci;
 mod perf;
 mod plugin;
 mod rpc;
@@ -15,6 +16,7 @@ pub use check::Check;
 pub use environment::{Environment, Mode};
 pub use lvol::{Lvol, Store as LvolStore};
 pub use new::New;
+pub use pci::{Devices as PciDevices, Pci};
 pub use perf::{Pattern, Perf};
 pub use plugin::Plugin;
 pub use rpc::Request;
@@ -48,6 +50,9 @@ pub enum Command {
     /// Check and repair stores of logical volumes
     #[command(subcommand)]
     Lvol(Lvol),
+    /// List PCI devices, and give them to a server or back to the kernel
+    #[command(subcommand)]
+    Pci(Pci),
     /// Measure disks under load
     Perf(Box<Perf>),
     /// Any other: the program `drivebay-NAME`
@@ -73,6 +78,7 @@ impl Cli {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use drivebay_core::env::pci::permit::Permit;
     use std::path::PathBuf;
 
     fn serve(args: &[&str]) -> Result<Serve, clap::Error> {
@@ -122,15 +128,30 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(serve.environment.mem_size, Some(1024 << 20));
+        assert_eq!(serve.environment.pci(), Permit::Only(Vec::new()));
         assert_eq!(serve.rpcs_allowed.unwrap(), ["a", "b"]);
         assert_eq!(serve.logflag, ["bdev", "rpc"]);
         assert_eq!(
             serve.ignored.given,
-            ["shm-id", "tpoint-group", "no-pci", "iova-mode", "main-core"]
+            ["shm-id", "tpoint-group", "iova-mode", "main-core"]
                 .map(str::to_owned)
                 .into_iter()
                 .collect()
         );
+    }
+
+    #[test]
+    fn pci_devices_are_allowed_or_blocked_and_never_both() {
+        let pci = |args: &[&str]| serve(args).map(|serve| serve.environment.pci());
+        let [one, two] = ["0000:01:00.0", "0000:02:00.0"].map(|text| text.parse().unwrap());
+        assert_eq!(pci(&[]).unwrap(), Permit::All);
+        assert_eq!(
+            pci(&["-A", "01:00.0", "-A", "0000:02:00.0"]).unwrap(),
+            Permit::Only(vec![one, two])
+        );
+        assert_eq!(pci(&["--pci-blocked", "01:00.0"]).unwrap(), Permit::Except(vec![one]));
+        assert!(pci(&["-A", "01:00.0", "-B", "02:00.0"]).is_err());
+        assert!(pci(&["-A", "nvme0"]).unwrap_err().to_string().contains("DDDD:BB:DD.F"));
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use super::{Entry, TICK_RATE, on_app, on_app_later};
 use crate::config::save;
 use crate::host::{Event, Host};
-use crate::rpc::Responder;
+use crate::rpc::{Responder, async_handler};
 use crate::subsystems::{OF_PLUGINS, OWN};
+use drivebay_core::env::pci::device;
 use drivebay_core::reactor::{self, Mode, thread};
 use drivebay_spec_jsonrpc::{Method, NoParams, Role, RpcError, State, params};
 use serde_json::{Value, json};
@@ -92,6 +93,19 @@ pub(super) fn entries(host: &Arc<Host>) -> Vec<Entry> {
             }),
         ),
         (
+            Method::new::<NoParams>(
+                "framework_get_pci_devices",
+                Role::Read,
+                "Lists the PCI devices that this host has open.",
+            )
+            .result(
+                "Array of objects with the members address, type (always pci), numa_id (-1 = not known) and config_space \
+                 (in hexadecimal).",
+            ),
+            // It reads from the devices, so it stays on the RPC thread, which may block.
+            async_handler(|NoParams {}, responder| responder.ok(&pci_devices())),
+        ),
+        (
             Method::new::<SetReactorMode>(
                 "framework_set_reactor_mode",
                 Role::Admin,
@@ -161,6 +175,19 @@ fn reactors(threads: &[thread::Info]) -> Value {
         })
         .collect();
     json!({"tick_rate": TICK_RATE, "pid": std::process::id(), "reactors": reactors})
+}
+
+fn pci_devices() -> Vec<Value> {
+    let show = |open: device::Open| {
+        let config_space: String = open.config.iter().map(|byte| format!("{byte:02x}")).collect();
+        json!({
+            "address": open.address.to_string(),
+            "type": "pci",
+            "numa_id": open.numa.map_or(-1, i64::from),
+            "config_space": config_space,
+        })
+    };
+    device::all_open().into_iter().map(show).collect()
 }
 
 fn set_reactor_mode(mode: ReactorMode, lcore: Option<u32>) -> Result<bool, RpcError> {

@@ -1,6 +1,6 @@
 //! Interrupts that wake a thread.
 
-use super::Vector;
+use super::{Changes, Vector};
 use crate::error::Result;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -11,11 +11,24 @@ impl Vector {
     /// Returns whether the device signaled the vector since the last call. It makes a system call, so do not call it on the data path.
     #[must_use]
     pub fn has_come(&self) -> bool {
-        let mut count = [0; 8];
         // SAFETY: the vector keeps its descriptor open.
-        let fd = unsafe { BorrowedFd::borrow_raw(self.fd()) };
-        rustix::io::read(fd, &mut count).is_ok()
+        take(unsafe { BorrowedFd::borrow_raw(self.fd()) })
     }
+}
+
+impl Changes {
+    /// Returns whether there was a change since the last call. It makes a system call, so do not call it on the data path.
+    #[must_use]
+    pub fn have_come(&self) -> bool {
+        // SAFETY: the host keeps the descriptor open while the plugin runs.
+        take(unsafe { BorrowedFd::borrow_raw(self.fd()) })
+    }
+}
+
+/// Sets the count of an eventfd to 0, and returns whether it was more.
+fn take(fd: BorrowedFd<'_>) -> bool {
+    let mut count = [0; 8];
+    rustix::io::read(fd, &mut count).is_ok()
 }
 
 /// Vectors that one thread waits for. epoll watches them edge-triggered, so nobody has to read an eventfd, and several threads may wait for

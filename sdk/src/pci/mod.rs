@@ -1,6 +1,7 @@
 //! PCI devices: for plugins with the permission `pci`.
 //!
-//! - [`list`] returns the devices of the machine. [`Device::open`] opens a device that is bound to vfio-pci.
+//! - [`list`] returns the devices of the machine, and [`changes`] tells when to call it again. [`Device::open`] opens a device that is bound
+//!   to vfio-pci.
 //! - [`Bar`] accesses a device's registers. [`Interrupts`] wakes a thread when the device interrupts.
 //! - [`DmaMemory`] is memory for the rings and lists that a device shares with its driver.
 //!
@@ -217,6 +218,32 @@ pub struct Vector {
 
 impl Vector {
     /// The descriptor, open while the vector lives.
+    #[must_use]
+    pub fn fd(&self) -> RawFd {
+        self.fd
+    }
+}
+
+/// Tells whether a PCI device has appeared, has disappeared, or has got another driver.
+#[derive(Debug)]
+pub struct Changes {
+    fd: RawFd,
+}
+
+/// Begins to watch the PCI devices of the machine. All calls of a plugin return the same descriptor. `[any thread]`
+///
+/// # Errors
+/// `EPERM` when the plugin does not have the permission `pci`, `ENOSYS` when the host is too old; or the kernel's error.
+pub fn changes() -> Result<Changes> {
+    let changes_fd = table()?.changes_fd.ok_or_else(lacking)?;
+    let mut fd = -1;
+    // SAFETY: the result lives through the call.
+    check(unsafe { changes_fd(host().raw, &raw mut fd) }, "changes of PCI devices")?;
+    Ok(Changes { fd })
+}
+
+impl Changes {
+    /// A descriptor that is readable after a change, for [`Poller::wake_fd`](crate::poller::Poller::wake_fd). The host keeps it open.
     #[must_use]
     pub fn fd(&self) -> RawFd {
         self.fd

@@ -13,7 +13,8 @@ mod threads;
 mod worker;
 
 use crate::bdev;
-use crate::env::{pci::device, region};
+use crate::env::pci::{device, events};
+use crate::env::region;
 use crate::reactor::{pins, thread};
 use crate::{Error, Result};
 use drivebay_plugin_api::{bay_host, bay_str, id};
@@ -60,6 +61,7 @@ pub fn release_owner(host: *const bay_host, done: impl FnOnce() + Send + 'static
                 // Close the devices after the pollers are gone, because pollers use the registers of the devices.
                 device::release_owner(owner);
                 pins::release(owner);
+                events::release_owner(owner);
                 done();
             },
         );

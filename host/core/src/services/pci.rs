@@ -1,7 +1,7 @@
 //! `bay.pci/1`. The loader gives it only to plugins with the permission `pci`.
 
 use super::{status, string};
-use crate::env::pci::{device, ledger, sysfs};
+use crate::env::pci::{device, events, ledger, permit, sysfs};
 use crate::{Error, Result};
 use drivebay_plugin_api::*;
 use std::ffi::c_void;
@@ -22,6 +22,7 @@ pub(super) static TABLE: bay_pci_api = bay_pci_api {
     interrupts: Some(interrupts),
     removal_fd: Some(removal_fd),
     share: Some(share),
+    changes_fd: Some(changes_fd),
 };
 
 unsafe extern "C" fn list(
@@ -30,7 +31,8 @@ unsafe extern "C" fn list(
     ctx: *mut c_void,
 ) -> i32 {
     let Some(call) = found else { return -libc::EINVAL };
-    for found in sysfs::list(Path::new(sysfs::ROOT)) {
+    let all = sysfs::list(Path::new(sysfs::ROOT));
+    for found in all.iter().filter(|found| permit::get().allows(found.address)) {
         let address = found.address.to_string();
         let number = |number: Option<u32>| number.and_then(|number| i32::try_from(number).ok());
         let info = bay_pci_info {
@@ -157,6 +159,11 @@ unsafe extern "C" fn removal_fd(host: *const bay_host, handle: u64, fd: *mut i32
 unsafe extern "C" fn share(_host: *const bay_host, region: u32, why: *const bay_sink) -> i32 {
     // SAFETY: the caller's sink, or NULL.
     unsafe { told(ledger::share(region), why) }
+}
+
+unsafe extern "C" fn changes_fd(host: *const bay_host, fd: *mut i32) -> i32 {
+    // SAFETY: the caller's place for the descriptor.
+    unsafe { store(events::changes_fd(host as usize), fd) }
 }
 
 /// Stores the value of a successful result in `place`, and returns the result's status. `EINVAL` when `place` is NULL.

@@ -4,7 +4,7 @@
     reason = "maps BARs, resets the device by a system call, and borrows its descriptor"
 )]
 
-use super::{Address, bars, ledger, refusal, sysfs};
+use super::{Address, bars, ledger, permit, refusal, sysfs};
 use crate::env::sigbus;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::ptr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vfio_ioctls::VfioDevice;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -30,6 +30,9 @@ const CAN_MMAP: u32 = 1 << 2;
 const COMMAND: u32 = 4;
 const MEMORY_SPACE: u32 = 1 << 1;
 const BUS_MASTER: u32 = 1 << 2;
+/// Length of the configuration space of PCI and of PCI Express, in bytes. PCI Express Base 5.0, section 7.2.
+const CONFIG_LEN: usize = 256;
+const EXTENDED_CONFIG_LEN: usize = 4096;
 /// `VFIO_DEVICE_RESET`. Linux, include/uapi/linux/vfio.h.
 const RESET: libc::Ioctl = 0x3b6f;
 /// The maximum number of interrupt vectors of one device.
@@ -42,6 +45,7 @@ static CHANGING: Mutex<()> = Mutex::new(());
 
 struct Device {
     address: Address,
+    numa: Option<u32>,
     owner: usize,
     /// A copy of the device's descriptor, for reads and writes that report their errors.
     file: Option<File>,
@@ -50,6 +54,8 @@ struct Device {
     /// Held while the command register is read, changed and written. Otherwise a second thread could write back an older value and switch
     /// bus mastering on again.
     command: Mutex<()>,
+    /// A thread is about to close the device.
+    is_closing: AtomicBool,
 }
 
 #[derive(Default)]
@@ -67,11 +73,12 @@ struct State {
 pub fn open(owner: usize, address: &str) -> Result<u64> {
     let root = Path::new(sysfs::ROOT);
     let address: Address = address.parse()?;
+    permit::get().check(address)?;
     let _changing = lock(&CHANGING);
     if devices().values().any(|device| device.address == address) {
         return Err(Error::new(libc::EBUSY, format!("PCI device {address} is open already")));
     }
-    let (_, group) = refusal::check(root, address)?;
+    let (found, group) = refusal::check(root, address)?;
     sigbus::install()?;
     let folder = sysfs::folder(root, address);
     let opened = ledger::with_container(
@@ -90,11 +97,13 @@ pub fn open(owner: usize, address: &str) -> Result<u64> {
     let file = borrowed.try_clone_to_owned().map(File::from);
     let mut device = Device {
         address,
+        numa: found.numa,
         owner,
         file: None,
         vfio: Some(vfio),
         state: Mutex::default(),
         command: Mutex::new(()),
+        is_closing: AtomicBool::new(false),
     };
     let ready = file.map_err(Error::from).and_then(|file| {
         device.file = Some(file);
@@ -111,17 +120,59 @@ pub fn open(owner: usize, address: &str) -> Result<u64> {
     Ok(handle)
 }
 
-/// Closes a device. `[any thread]`
+/// Closes a device. When the call returns, the handle is no longer valid and bus mastering is off. The kernel may reset the device, which can
+/// take 100 ms, so another thread does the rest; until then the device cannot be opened again. `[any thread]`
 ///
 /// # Errors
 /// `ENOENT` when there is no such device.
 pub fn close(owner: usize, handle: u64) -> Result<()> {
-    let _changing = lock(&CHANGING);
     let device = find(owner, handle)?;
-    devices().remove(&handle);
+    if device.is_closing.swap(true, Ordering::AcqRel) {
+        return Err(no_device());
+    }
+    // An error means that the device is gone, so it cannot access memory either.
+    let _ = device.set_command(0, BUS_MASTER);
+    drop(device);
+    let closing = std::thread::Builder::new().name("pci close".into());
+    // Without a thread, the call itself is slow.
+    if closing.spawn(move || finish_closing(handle)).is_err() {
+        finish_closing(handle);
+    }
+    Ok(())
+}
+
+fn finish_closing(handle: u64) {
+    let _changing = lock(&CHANGING);
+    let device = devices().remove(&handle);
     drop(device);
     end_of_last();
-    Ok(())
+}
+
+/// The description of an open device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Open {
+    /// Its address.
+    pub address: Address,
+    /// NUMA node, if the kernel knows it.
+    pub numa: Option<u32>,
+    /// The configuration space: 4096 bytes, 256 when the rest is zero, or nothing when the device is gone.
+    pub config: Vec<u8>,
+}
+
+/// Lists the devices that this host has open, sorted by address. It reads from the devices, so do not call it on a reactor.
+/// `[any thread]`
+#[must_use]
+pub fn all_open() -> Vec<Open> {
+    let open: Vec<Arc<Device>> =
+        devices().values().filter(|device| !device.is_closing()).cloned().collect();
+    let show = |device: &Arc<Device>| Open {
+        address: device.address,
+        numa: device.numa,
+        config: device.config_space(),
+    };
+    let mut all: Vec<Open> = open.iter().map(show).collect();
+    all.sort_by_key(|open| open.address);
+    all
 }
 
 /// Closes the devices that a plugin left open. `[any thread]`
@@ -214,6 +265,10 @@ pub fn removal_fd(owner: usize, handle: u64) -> Result<RawFd> {
 }
 
 impl Device {
+    fn is_closing(&self) -> bool {
+        self.is_closing.load(Ordering::Acquire)
+    }
+
     fn file(&self) -> Result<&File> {
         self.file.as_ref().ok_or_else(no_device)
     }
@@ -243,6 +298,23 @@ impl Device {
         let bytes = value.to_le_bytes();
         let bytes = bytes.get(..len as usize).unwrap_or_default();
         self.file()?.write_all_at(bytes, at).map_err(|error| self.is_gone(&error))
+    }
+
+    /// The configuration space, as [`Open`] shows it.
+    fn config_space(&self) -> Vec<u8> {
+        let mut config = Vec::new();
+        for end in [CONFIG_LEN, EXTENDED_CONFIG_LEN] {
+            let mut piece = vec![0; end - config.len()];
+            let read = self.config_at(0, 1).and_then(|at| {
+                let at = at + config.len() as u64;
+                self.file()?.read_exact_at(&mut piece, at).map_err(|error| self.is_gone(&error))
+            });
+            if read.is_err() || config.len() == CONFIG_LEN && piece.iter().all(|byte| *byte == 0) {
+                break;
+            }
+            config.append(&mut piece);
+        }
+        config
     }
 
     fn is_gone(&self, why: &dyn fmt::Display) -> Error {
@@ -390,7 +462,7 @@ fn end_of_last() {
 
 fn find(owner: usize, handle: u64) -> Result<Arc<Device>> {
     let device = devices().get(&handle).filter(|device| device.owner == owner).cloned();
-    device.ok_or_else(no_device)
+    device.filter(|device| !device.is_closing()).ok_or_else(no_device)
 }
 
 fn no_device() -> Error {

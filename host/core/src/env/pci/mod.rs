@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! sysfs    lists the devices of the machine; changes nothing
+//! permit   which of them the operator lets this host open
 //! device   an open device: BARs, configuration space, bus mastering, interrupts
 //! ledger   which memory of the host devices can access, and at which addresses
+//! events   tells plugins that devices have come or gone
 //! refusal  errors for a device that cannot be opened; each says what to do
 //! ```
 //!
@@ -11,8 +13,10 @@
 
 mod bars;
 pub mod device;
+pub mod events;
 pub mod ledger;
-mod refusal;
+pub mod permit;
+pub mod refusal;
 pub mod sysfs;
 
 use crate::{Error, Result};

@@ -8,26 +8,16 @@ use std::path::Path;
 use vfio_ioctls::VfioError;
 
 /// The only kernel driver that lets a process use a device.
-const VFIO_PCI: &str = "vfio-pci";
+pub const VFIO_PCI: &str = "vfio-pci";
 
 /// Checks whether a device can be opened, before the host opens anything. Returns the device and its IOMMU group.
 ///
 /// # Errors
 /// `ENODEV` when there is no such device, `ENXIO` when it has no IOMMU group or another driver, `EBUSY` when another device of its
 /// group has another driver.
-pub(super) fn check(root: &Path, address: Address) -> Result<(Found, u32)> {
-    let Some(found) = sysfs::find(root, address) else {
-        return Err(Error::new(libc::ENODEV, format!("there is no PCI device {address}")));
-    };
+pub fn check(root: &Path, address: Address) -> Result<(Found, u32)> {
+    let (found, group) = in_a_group(root, address)?;
     let refuse = |errno, why: String| Err(Error::new(errno, format!("PCI device {address} {why}")));
-    let Some(group) = found.iommu_group else {
-        return refuse(
-            libc::ENXIO,
-            "has no IOMMU group, so nothing would keep it out of this machine's memory: switch the IOMMU on, in the firmware \
-             (VT-d, AMD-Vi, SMMU) and on the kernel's command line (intel_iommu=on)"
-                .into(),
-        );
-    };
     if found.driver.as_deref() != Some(VFIO_PCI) {
         let now =
             found.driver.as_deref().map_or("no driver".into(), |name| format!("the driver {name}"));
@@ -49,6 +39,24 @@ pub(super) fn check(root: &Path, address: Address) -> Result<(Found, u32)> {
             ),
         );
     }
+    Ok((found, group))
+}
+
+/// Returns a device and its IOMMU group.
+///
+/// # Errors
+/// `ENODEV` when there is no such device, `ENXIO` when it has no IOMMU group.
+pub fn in_a_group(root: &Path, address: Address) -> Result<(Found, u32)> {
+    let Some(found) = sysfs::find(root, address) else {
+        return Err(Error::new(libc::ENODEV, format!("there is no PCI device {address}")));
+    };
+    let Some(group) = found.iommu_group else {
+        let why = format!(
+            "PCI device {address} has no IOMMU group, so nothing would keep it out of this machine's memory: switch the IOMMU on, \
+             in the firmware (VT-d, AMD-Vi, SMMU) and on the kernel's command line (intel_iommu=on)"
+        );
+        return Err(Error::new(libc::ENXIO, why));
+    };
     Ok((found, group))
 }
 

@@ -1,0 +1,88 @@
+//! Changes the driver of a device, through the files of sysfs. Linux, Documentation/ABI/testing/sysfs-bus-pci.
+
+use super::{Kernel, usage};
+use drivebay_core::env::pci::refusal::{self, VFIO_PCI};
+use drivebay_core::env::pci::sysfs;
+use drivebay_core::env::pci::{Address, sysfs::Found};
+
+/// The class of bridges. PCI Code and ID Assignment 1.11, section 1.7.
+const BRIDGE: u32 = 0x06;
+
+/// Binds a device to vfio-pci.
+///
+/// # Errors
+/// Says what the operator can do: when there is no IOMMU, the device is in use and `force` is false, or the kernel refuses.
+pub(super) fn bind(kernel: &Kernel, address: Address, force: bool) -> Result<(), String> {
+    let (found, _) =
+        refusal::in_a_group(&kernel.devices(), address).map_err(|error| error.to_string())?;
+    if found.driver.as_deref() == Some(VFIO_PCI) {
+        return Ok(());
+    }
+    if found.class >> 16 == BRIDGE {
+        return Err(format!("{address} is a bridge; allowed: a device"));
+    }
+    if !kernel.path("sys/bus/pci/drivers").join(VFIO_PCI).exists() {
+        return Err(format!(
+            "the kernel has no driver {VFIO_PCI}: load it with 'modprobe {VFIO_PCI}'"
+        ));
+    }
+    let disks = usage::disks(kernel, address);
+    // The claims live until the device has left its driver.
+    let _claims = match usage::claim(kernel, &disks) {
+        Err(why) if !force => {
+            return Err(format!("{address} is in use: {why}; stop that use first, or use --force"));
+        }
+        claims => claims.unwrap_or_default(),
+    };
+    give(kernel, &found, VFIO_PCI)?;
+    match driver(kernel, address) {
+        Some(driver) if driver == VFIO_PCI => Ok(()),
+        driver => {
+            let driver = driver.map_or("no driver".to_owned(), |name| format!("the driver {name}"));
+            let why = format!("{address} has {driver} after it was given to {VFIO_PCI}");
+            // Do not leave a disk without a driver.
+            let returned = sysfs::find(&kernel.devices(), address)
+                .map_or(Ok(()), |found| give(kernel, &found, ""));
+            Err(returned.err().map_or(why.clone(), |error| format!("{why}; {error}")))
+        }
+    }
+}
+
+/// Returns a device from vfio-pci to the kernel's own driver.
+///
+/// # Errors
+/// Says what the operator can do: when the device has another driver, a process has it open and `force` is false, or the kernel refuses.
+pub(super) fn unbind(kernel: &Kernel, address: Address, force: bool) -> Result<(), String> {
+    let found = sysfs::find(&kernel.devices(), address);
+    let found = found.ok_or_else(|| format!("there is no PCI device {address}"))?;
+    if let Some(driver) = found.driver.as_deref().filter(|driver| *driver != VFIO_PCI) {
+        return Err(format!(
+            "{address} has the driver {driver}; allowed: a device that has {VFIO_PCI} or no driver"
+        ));
+    }
+    let group = found.iommu_group.filter(|_| found.driver.is_some());
+    let openers = group.map(|group| usage::openers(kernel, group)).unwrap_or_default();
+    if !openers.is_empty() && !force {
+        // The kernel waits until the process closes the device.
+        let openers = openers.join(", ");
+        return Err(format!(
+            "{openers} has opened the IOMMU group of {address}: detach it there first, or use --force"
+        ));
+    }
+    give(kernel, &found, "")
+}
+
+/// Takes a device from its driver and lets the kernel find another: `driver`, or its own choice when that is empty.
+fn give(kernel: &Kernel, found: &Found, driver: &str) -> Result<(), String> {
+    let address = found.address.to_string();
+    let folder = kernel.devices().join(&address);
+    if found.driver.is_some() {
+        kernel.write(&folder.join("driver/unbind"), &address)?;
+    }
+    kernel.write(&folder.join("driver_override"), &format!("{driver}\n"))?;
+    kernel.write(&kernel.path("sys/bus/pci/drivers_probe"), &address)
+}
+
+fn driver(kernel: &Kernel, address: Address) -> Option<String> {
+    sysfs::find(&kernel.devices(), address)?.driver
+}
