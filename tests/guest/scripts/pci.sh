@@ -12,24 +12,24 @@ for path in /sys/bus/pci/devices/*; do
 done
 [ ${#controllers[@]} -eq 1 ] || { echo "controllers: ${controllers[*]}"; exit 1; }
 address=${controllers[0]}
-give_to() { # DRIVER
-    local path=/sys/bus/pci/devices/$address
-    if [ -e "$path/driver" ]; then echo "$address" >"$path/driver/unbind"; fi
-    echo "$1" >"$path/driver_override"
-    echo "$address" >/sys/bus/pci/drivers_probe
-    [ "$(basename "$(readlink "$path/driver")")" = "$1" ]
+give_to() { # bind|unbind DRIVER
+    "$DRIVEBAY_BIN" pci "$1" --json "$address" >/run/answer 2>&1 && grep -q "\"driver\": \"$2\"" /run/answer || { cat /run/answer; exit 1; }
 }
 attach() { rpc_or_show bdev_nvme_attach_controller "{\"name\":\"P0\",\"trtype\":\"PCIe\",\"traddr\":\"$address\"}"; }
 
 serve
 refused "must be bound to vfio-pci" bdev_nvme_attach_controller "{\"name\":\"P0\",\"trtype\":\"PCIe\",\"traddr\":\"$address\"}"
 refused "there is no PCI device" bdev_nvme_attach_controller '{"name":"P0","trtype":"PCIe","traddr":"0000:77:00.0"}'
-give_to vfio-pci
+give_to bind vfio-pci
 attach
 grep -q P0n1 /run/answer && grep -q P0n2 /run/answer || { cat /run/answer; exit 1; }
 refused "open already" bdev_nvme_attach_controller "{\"name\":\"P1\",\"trtype\":\"PCIe\",\"traddr\":\"$address\"}"
 rpc_or_show bdev_nvme_get_controllers
 cp /run/answer /run/guest/controllers.json
+rpc_or_show framework_get_pci_devices
+cp /run/answer /run/guest/devices.json
+if "$DRIVEBAY_BIN" pci unbind "$address" >/run/answer 2>&1; then mark "a device in use was unbound"; exit 1; fi
+grep -q "process $host (drivebay)" /run/answer || { cat /run/answer; exit 1; }
 mark "attached"
 
 rpc_or_show nvmf_create_transport '{"trtype":"TCP"}'
@@ -42,9 +42,9 @@ verify() { # DISK FIO-OPTION...
     fio --name="${disk##*/}" --filename="$disk" --direct=1 --ioengine=libaio --verify=crc32c --verify_fatal=1 \
         --output=/run/fio."${disk##*/}" "$@" || { cat /run/fio."${disk##*/}"; exit 1; }
 }
-verify "$one" --rw=randwrite --bs=4k --iodepth=32 --size=8M &
+verify "$one" --rw=randwrite --bsrange=512-160k --bs_unaligned=0 --blockalign=512 --iodepth=8 --size=24M &
 first=$!
-verify "$two" --rw=randwrite --bsrange=512-160k --bs_unaligned=0 --blockalign=512 --iodepth=8 --size=24M
+verify "$two" --rw=randwrite --bsrange=4k-160k --iodepth=32 --size=16M
 wait $first
 mark "verified"
 
@@ -73,9 +73,14 @@ mark "detached and attached again"
 kill $host
 wait $host || { echo "the host ended with $?"; exit 1; }
 
+# Blocks of 512 bytes of data and 8 of metadata.
+"$DRIVEBAY_BIN" perf --plugin-dir "$DRIVEBAY_PLUGIN_DIR" --verify -w randrw -q 8 -n 3000 -o 4160 \
+    --rpc "bdev_nvme_attach_controller {\"name\":\"P0\",\"trtype\":\"PCIe\",\"traddr\":\"$address\"}" P0n3
+mark "metadata is verified"
+
 # The kernel's own driver must find the data that was written through vfio-pci.
 modprobe nvme
-give_to nvme
+give_to unbind nvme
 by_kernel() { # the kernel's name of namespace 1
     local path
     for path in /sys/bus/pci/devices/"$address"/nvme/nvme*/nvme*n*; do
@@ -86,6 +91,9 @@ by_kernel() { # the kernel's name of namespace 1
 until_true 10 "the kernel's disk" by_kernel
 until_true 10 "its node" test -b "/dev/$(by_kernel)"
 mount -o ro "/dev/$(by_kernel)" "$folder"
+check_tree
+if "$DRIVEBAY_BIN" pci bind "$address" >/run/answer 2>&1; then mark "a mounted disk was taken"; exit 1; fi
+grep -q "mounted at $folder" /run/answer || { cat /run/answer; exit 1; }
 check_tree
 umount "$folder"
 mark done

@@ -16,16 +16,16 @@ use crate::admin::Admin;
 use crate::controller::Controller;
 use crate::discovery::Discovery;
 use crate::group::Group;
+use crate::hotplug::Hotplug;
 use crate::options::SetOptions;
 use crate::pci::Function;
-use crate::rpc::SetHotplug;
 
 static APP: OnApp<Known> = OnApp::new();
 
 /// The state of the plugin.
 pub(crate) struct Known {
     pub(crate) options: RefCell<SetOptions>,
-    pub(crate) hotplug: RefCell<SetHotplug>,
+    pub(crate) hotplug: Hotplug,
     /// The controllers, by name.
     pub(crate) groups: RefCell<BTreeMap<String, Rc<Group>>>,
     /// The discovery services that are followed, by name.
@@ -49,7 +49,7 @@ pub(crate) fn init() -> Result<()> {
     let options = SetOptions::new()?;
     APP.get_or_init(|| Known {
         options: RefCell::new(options),
-        hotplug: RefCell::new(SetHotplug { enable: false, period_us: 100_000 }),
+        hotplug: Hotplug::new(),
         groups: RefCell::default(),
         discoveries: RefCell::default(),
         admins: RefCell::default(),
@@ -121,8 +121,9 @@ impl Known {
         task::spawn(name, controller.follow(ended)).map(task::JoinHandle::detach)
     }
 
-    /// Stops all discovery services and detaches all controllers. `[app thread]`
+    /// Stops the search for new controllers and all discovery services, and detaches all controllers. `[app thread]`
     pub(crate) async fn detach_all(&self) {
+        self.hotplug.stop();
         let discoveries = std::mem::take(&mut *self.discoveries.borrow_mut());
         for discovery in discoveries.values() {
             discovery.stop().await;

@@ -6,7 +6,7 @@
 //! - `pci` runs the queues of controllers on PCIe, with [`drivebay_nvme_driver::pcie`]. `reach` says how to reach a controller.
 //! - `controller` connects a controller, watches it, and reconnects it, on the app thread. `admin` is its admin queue. `group` is the
 //!   controllers of one name and their bdevs.
-//! - `discovery` follows discovery services.
+//! - `discovery` follows discovery services. `hotplug` attaches controllers on PCIe as they appear.
 //! - `path` is what the app thread and the channels share about a controller, `paths` what they share about a bdev.
 //! - [`rpc`] has the RPC methods.
 //!
@@ -21,6 +21,7 @@ mod controller;
 mod dial;
 mod discovery;
 mod group;
+mod hotplug;
 mod inject;
 mod io;
 mod leg;

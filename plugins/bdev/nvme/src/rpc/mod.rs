@@ -26,6 +26,7 @@ use crate::app::{self, Known};
 use crate::controller::{Controller, EALREADY, Removed, Settings, Trid, Wish};
 use crate::dial::Target;
 use crate::group::Group;
+use crate::hotplug;
 use crate::options::{Limits, SetOptions};
 use crate::paths::Spread;
 use crate::reach::Reach;
@@ -128,22 +129,32 @@ pub(crate) fn register(app: &App) -> Result<()> {
     .register(app)?;
     Method::immediate(
         "bdev_nvme_set_hotplug",
-        "Sets whether to look for PCIe controllers. The plugin keeps the values, but they have no effect yet.",
-        |_, params: SetHotplug| {
-            app::get()?.hotplug.replace(params);
-            Ok(true)
-        },
+        "Sets whether to attach PCIe controllers as they appear.\n\n\
+         Attaches every controller that is bound to vfio-pci, now and later, with the names `HotInNvme0`, `HotInNvme1` and so on. \
+         A controller that `bdev_nvme_detach_controller` has removed stays detached until a call attaches it or the device disappears.",
+        |_, params: SetHotplug| hotplug::set(&app::get()?, params).map(|()| true),
     )
-    .describe(|method| method.result("true"))
+    .describe(|method| {
+        method.result("true").error(
+            -1,
+            "not_permitted",
+            "The plugin does not have the permission `pci`.",
+        )
+    })
     .register(app)
 }
 
 async fn attach(_: &App, params: Attach) -> Result<Vec<String>> {
-    let controller = attach_path(&app::get()?, params, false).await?;
+    let app = app::get()?;
+    if params.is_pci() {
+        app.hotplug.take_back(&params);
+    }
+    let controller = attach_path(&app, params, false).await?;
     Ok(controller.group.bdev_names())
 }
 
-/// Attaches a controller, as the first or another path. `is_discovered`: a discovery service named it, so it is not saved.
+/// Attaches a controller, as the first or another path. `is_discovered`: no call named it, but a discovery service or the kernel, so it is
+/// not saved.
 pub(crate) async fn attach_path(
     app: &Rc<Known>,
     params: Attach,
@@ -319,7 +330,12 @@ async fn detach(_: &App, params: Detach) -> Result<bool> {
     if !is_found {
         return Err(Error::new(6, "No such device or address"));
     }
-    wanted.iter().for_each(|controller| controller.detach());
+    for controller in &wanted {
+        if controller.is_pci() {
+            app.hotplug.leave_alone(&controller.settings.attach);
+        }
+        controller.detach();
+    }
     app.ended.until(|| wanted.iter().all(|controller| controller.has_ended())).await;
     Ok(true)
 }
@@ -427,5 +443,5 @@ pub(crate) fn save_config(config: &mut Config<'_>) {
     for discovery in app.discoveries.borrow().values() {
         config.call("bdev_nvme_start_discovery", &discovery.params);
     }
-    config.call("bdev_nvme_set_hotplug", &*app.hotplug.borrow());
+    config.call("bdev_nvme_set_hotplug", &app.hotplug.params());
 }

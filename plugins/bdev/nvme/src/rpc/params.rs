@@ -118,9 +118,9 @@ params! {
 
     /// Parameters of `bdev_nvme_set_hotplug`.
     pub struct SetHotplug {
-        /// Whether to look for PCIe controllers.
+        /// Whether to attach PCIe controllers as they appear.
         pub enable: bool,
-        /// How often to look, in microseconds.
+        /// Kept and saved, but without effect: the kernel reports new controllers, so nobody has to look for them.
         #[range(0..=10_000_000)]
         pub period_us: u64 = 100_000,
     }
@@ -156,7 +156,16 @@ impl Attach {
 
     /// The parameters for an address of TCP; all others have their defaults.
     pub(crate) fn tcp(name: String, traddr: String) -> Result<Self> {
-        let params = json!({ "name": name, "trtype": "TCP", "traddr": traddr });
+        Self::with_defaults("TCP", name, traddr)
+    }
+
+    /// The parameters for a controller on PCIe; all others have their defaults.
+    pub(crate) fn pcie(name: String, traddr: String) -> Result<Self> {
+        Self::with_defaults("PCIe", name, traddr)
+    }
+
+    fn with_defaults(trtype: &str, name: String, traddr: String) -> Result<Self> {
+        let params = json!({ "name": name, "trtype": trtype, "traddr": traddr });
         drivebay_sdk::rpc::decode(&params.to_string())
             .map_err(|error| Error::new(errno::EINVAL, error.message))
     }
