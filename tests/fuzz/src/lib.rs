@@ -21,6 +21,7 @@ mod jsonrpc;
 mod nbd;
 mod nvme;
 mod nvme_tcp;
+mod pcie;
 mod plugin;
 mod raid;
 mod script;
@@ -70,6 +71,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "nvme_fabrics", run: nvme::fabrics },
     Target { name: "nvme_tcp_connection", run: nvme_tcp::script },
     Target { name: "nvme_tcp_initiator", run: initiator::script },
+    Target { name: "nvme_pcie_controller", run: pcie::controller },
+    Target { name: "nvme_pcie_ring", run: pcie::ring },
     Target { name: "nvmf_controller", run: controller::script },
     Target { name: "scsi_command", run: scsi::command },
     Target { name: "scsi_parameters", run: scsi::parameters },

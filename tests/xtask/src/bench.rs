@@ -36,6 +36,7 @@ mod raid;
 mod rates;
 mod reference;
 mod report;
+mod ring;
 mod samples;
 mod saturated;
 mod server;
@@ -50,7 +51,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 const ALLOWED: &str = "--reference DIR, --counted DIR, --rounds N, --seconds N, --folder DIR, --all, --long, --awake, --save, --only PART[,PART], \
-    and parts: instructions, rates, lvol, raid, aio, cores, messages, target, nvmf, initiator, start, idle, saturated, growth, iscsi, vhost";
+    and parts: instructions, rates, lvol, raid, aio, cores, messages, target, nvmf, initiator, ring, start, idle, saturated, growth, iscsi, vhost";
 
 /// The packages that the bench builds.
 const PACKAGES: [&str; 15] = [
@@ -74,7 +75,7 @@ const PACKAGES: [&str; 15] = [
 type Part = fn(&Bench) -> Result<(), String>;
 
 /// The parts by name, in their order.
-const PARTS: [(&str, Part); 16] = [
+const PARTS: [(&str, Part); 17] = [
     ("instructions", instructions::print),
     ("rates", rates::print),
     ("lvol", lvol::print),
@@ -85,6 +86,7 @@ const PARTS: [(&str, Part); 16] = [
     ("target", target::print),
     ("nvmf", nvmf::print),
     ("initiator", initiator::print),
+    ("ring", ring::print),
     ("start", start::print),
     ("idle", idle::print),
     ("saturated", saturated::print),

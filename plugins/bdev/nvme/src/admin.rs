@@ -19,10 +19,15 @@ use crate::options::{TimeoutAction, Timeouts};
 use crate::path::Path;
 use crate::pci::admin::AdminRing;
 
-/// Commands that create and delete I/O queues. Operators cannot inject errors into them, because the answers say whether the controller
-/// may still access the memory of a queue.
-const OF_QUEUES: [u8; 4] =
-    [admin::CREATE_IO_CQ, admin::CREATE_IO_SQ, admin::DELETE_IO_SQ, admin::DELETE_IO_CQ];
+/// Commands that create and delete I/O queues and set their doorbells. Operators cannot inject errors into them, because the answers say
+/// which memory the controller uses.
+const OF_QUEUES: [u8; 5] = [
+    admin::CREATE_IO_CQ,
+    admin::CREATE_IO_SQ,
+    admin::DELETE_IO_SQ,
+    admin::DELETE_IO_CQ,
+    admin::DOORBELL_BUFFER_CONFIG,
+];
 /// poll(2): there is something to read.
 const POLLIN: u32 = 1;
 
@@ -34,8 +39,8 @@ pub(crate) enum Data {
     In(u32),
     /// These bytes to the controller, less than 4 GiB.
     Out(Vec<u8>),
-    /// The command creates a queue: this is the address of the queue's memory, as the controller sees it. PCIe only.
-    Queue(u64),
+    /// The addresses for the controller of one or two pages that it uses from now on, such as the memory of a queue. PCIe only.
+    Pages(u64, Option<u64>),
 }
 
 /// How an admin command ended.
@@ -208,7 +213,7 @@ impl Admin {
             }
         };
         let (transfer, data) = match data {
-            Data::None | Data::Queue(_) => (Transfer::None, Vec::new()),
+            Data::None | Data::Pages(..) => (Transfer::None, Vec::new()),
             Data::In(len) => (Transfer::In(len), vec![0; len as usize]),
             Data::Out(data) => (Transfer::Out(u32::try_from(data.len()).unwrap_or(0)), data),
         };

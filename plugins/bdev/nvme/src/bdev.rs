@@ -19,6 +19,9 @@ const PATH_LIMIT_SEC: u64 = 10;
 /// Maximum number of blocks in one command: NLB has 16 bits.
 const BLOCKS_MAX: u32 = 1 << 16;
 
+/// Bit 4 of FLBAS: the metadata follows the data of each block. NVM Command Set 1.0, figure 97.
+const EXTENDED: u8 = 1 << 4;
+
 /// What identifies a namespace. It is compared at every connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
@@ -26,7 +29,10 @@ pub(crate) struct Identity {
     pub(crate) nguid: Option<[u8; 16]>,
     pub(crate) eui64: Option<[u8; 8]>,
     pub(crate) csi: u8,
+    /// Length of a block with its metadata, in bytes.
     pub(crate) block_size: u32,
+    /// Length of the metadata that follows the data of each block, in bytes.
+    pub(crate) md_size: u32,
 }
 
 /// A namespace that was identified.
@@ -52,18 +58,23 @@ impl Identified {
         transfer_len_max: Option<u64>,
     ) -> Result<Self> {
         let refused = |why: &str| Error::new(errno::EINVAL, format!("namespace {nsid}: {why}"));
-        let block_size = data.block_size().filter(|size| *size <= 1 << 20);
-        let block_size = block_size.ok_or_else(|| refused("its format is not available"))?;
-        if data.lbaf.get(data.format_index()).is_some_and(|format| format.ms > 0) {
-            return Err(refused("its format has metadata, which is not supported yet"));
+        let data_size = data.block_size().filter(|size| *size <= 1 << 19);
+        let data_size = data_size.ok_or_else(|| refused("its format is not available"))?;
+        let md_size = data.lbaf.get(data.format_index()).map_or(0, |format| format.ms.into());
+        if md_size > 0 && data.flbas & EXTENDED == 0 {
+            return Err(refused(
+                "its format has metadata in a separate buffer, which is not supported yet; allowed: metadata that follows the data of each block",
+            ));
         }
-        Geometry::new(block_size, data.nsze).map_err(|error| refused(error.message()))?;
+        let block_size = data_size + md_size;
+        Geometry::new_any(block_size, data.nsze).map_err(|error| refused(error.message()))?;
         let mut identity = Identity {
             uuid: None,
             nguid: (data.nguid != [0; 16]).then_some(data.nguid),
             eui64: (data.eui64 != [0; 8]).then_some(data.eui64),
             csi: 0,
             block_size,
+            md_size,
         };
         for id in ids {
             match *id {
@@ -129,7 +140,7 @@ pub struct NvmeBdev {
 
 impl NvmeBdev {
     pub(crate) fn new(name: String, namespace: Identified, shared: Shared) -> Result<Self> {
-        let geometry = Geometry::new(namespace.identity.block_size, namespace.num_blocks)?;
+        let geometry = Geometry::new_any(namespace.identity.block_size, namespace.num_blocks)?;
         let identity = &namespace.identity;
         let uuid = identity.uuid.or(identity.nguid).unwrap_or_default();
         Ok(Self { name, geometry, namespace, shared, uuid })
@@ -187,6 +198,13 @@ impl Bdev for NvmeBdev {
                 registration.ops = registration.ops.without(op);
             }
         }
+        if identity.md_size > 0 {
+            registration.md_size = identity.md_size;
+            registration.md_interleave = true;
+            // DPS: bits 2 to 0 are the type, bit 3 says that the protection information comes first in the metadata.
+            registration.dif_type = data.dps & 7;
+            registration.dif_is_head = data.dps & 8 != 0;
+        }
         let block_size = u64::from(identity.block_size);
         let blocks_max = u32::try_from(self.namespace.len_max / block_size).unwrap_or(BLOCKS_MAX);
         registration.max_io_blocks = blocks_max.clamp(1, BLOCKS_MAX);
@@ -216,5 +234,27 @@ impl Bdev for NvmeBdev {
     fn driver_specific(&self) -> Map<String, Value> {
         // The host asks on the app thread.
         app::get().ok().and_then(|app| app.show_bdev(&self.name)).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identified(ms: u16, flbas: u8) -> Result<Identified> {
+        let mut data = identify::Namespace { nsze: 1000, flbas, ..identify::Namespace::default() };
+        data.lbaf[0].lbads = 9;
+        data.lbaf[0].ms = ms;
+        Identified::new(1, data, &[], None)
+    }
+
+    #[test]
+    fn metadata_that_follows_the_data_is_part_of_the_block_and_separate_metadata_is_refused() {
+        let plain = identified(0, 0).unwrap();
+        assert_eq!((plain.identity.block_size, plain.identity.md_size), (512, 0));
+        let extended = identified(8, EXTENDED).unwrap();
+        assert_eq!((extended.identity.block_size, extended.identity.md_size), (520, 8));
+        assert!(identified(8, 0).unwrap_err().message().contains("separate buffer"));
+        assert!(extended.differs_from(&plain).is_some());
     }
 }

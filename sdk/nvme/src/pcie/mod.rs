@@ -3,7 +3,8 @@
 //! - [`Registers`] are a controller's registers. [`Memory`] is memory that the driver and the controller share.
 //! - [`Controller`] enables, disables and shuts down a controller. Its owner polls a [`Wait`], which has a deadline, between the steps.
 //! - [`commands`] create and delete I/O queues.
-//! - [`Ring`] is a queue pair. Its owner submits commands, polls it for completions, and rings the doorbells once a round.
+//! - [`Ring`] is a queue pair. Its owner submits commands, polls it for completions, and rings the doorbells once a round. It uses [`Sgl`]s
+//!   and [`Shadow`] doorbells where the controller has them.
 //!
 //! Whatever a controller does, a ring returns each request once, touches only its own memory, and never has more requests than its depth.
 //! The first [`Fault`] ends the ring. The owner then stops the controller. Only after that it takes the outstanding requests back, because
@@ -25,10 +26,12 @@
 
 pub mod commands;
 mod controller;
-#[cfg(test)]
-mod model;
+mod doorbells;
+#[cfg(any(test, feature = "testing"))]
+pub mod model;
 mod prp;
 mod ring;
+mod sgl;
 #[cfg(test)]
 mod tests;
 
@@ -36,7 +39,9 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use controller::{AdminQueue, Controller, Wait};
+pub use doorbells::Shadow;
 pub use ring::{Payload, Queue, Refused, Ring};
+pub use sgl::Sgl;
 
 /// Length of a memory page, in bytes. Every controller that runs on this kind of machine supports it.
 pub const PAGE: u32 = 4096;

@@ -1,27 +1,37 @@
-//! A model of a controller in memory, for tests. It behaves as a controller should, or breaks the rules on request.
+//! A model of a controller in memory, for tests and the fuzzer. It behaves as a controller should, or breaks the rules on request.
 
-use super::{Controller, Memory, Queue, Registers, Ring};
+use super::{Controller, Memory, Payload, Queue, Registers, Ring, Sgl, Shadow};
 use drivebay_spec_nvme::Completion;
-use drivebay_spec_nvme::property::{Cap, css};
+use drivebay_spec_nvme::property::{Cap, css, offset};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Address of the first memory, for the model.
 const FIRST_IOVA: u64 = 1 << 32;
-pub(super) const QID: u16 = 3;
+/// The queue identifier of the model.
+pub const QID: u16 = 3;
 
 /// Memory that driver and model share.
 #[derive(Clone, Debug)]
-pub(super) struct Shared {
+pub struct Shared {
     iova: u64,
-    words: Rc<Vec<Cell<u64>>>,
+    words: Arc<[AtomicU64]>,
 }
 
 impl Shared {
-    pub(super) fn new(number: u64, len: usize) -> Self {
-        let words = (0..len / 8).map(|_| Cell::new(0)).collect();
-        Self { iova: FIRST_IOVA + (number << 24), words: Rc::new(words) }
+    fn new(number: u64, len: usize) -> Self {
+        let words = (0..len / 8).map(|_| AtomicU64::new(0)).collect();
+        Self { iova: FIRST_IOVA + (number << 24), words }
+    }
+
+    /// A word. An access beyond the end of the memory ends the test.
+    fn word(&self, index: usize) -> Option<&AtomicU64> {
+        let word = self.words.get(index);
+        assert!(word.is_some(), "word {index} of {}", self.words.len());
+        word
     }
 }
 
@@ -35,44 +45,54 @@ impl Memory for Shared {
     }
 
     fn load(&self, index: usize) -> u64 {
-        self.words[index].get()
+        self.word(index).map_or(0, |word| word.load(Ordering::Acquire))
     }
 
     fn store(&self, index: usize, value: u64) {
-        self.words[index].set(value);
+        if let Some(word) = self.word(index) {
+            word.store(value, Ordering::Relaxed);
+        }
     }
 }
 
 /// Registers that keep what the driver writes, and count the writes.
 #[derive(Debug, Default)]
-pub(super) struct Registers32 {
+pub struct Registers32 {
     values: RefCell<BTreeMap<usize, u32>>,
-    pub(super) writes: RefCell<BTreeMap<usize, usize>>,
+    writes: RefCell<BTreeMap<usize, usize>>,
     /// Everything reads as all ones.
-    pub(super) is_gone: Cell<bool>,
+    pub is_gone: Cell<bool>,
     /// Whether CSTS follows CC, as in a good controller.
-    pub(super) is_obedient: Cell<bool>,
+    pub is_obedient: Cell<bool>,
 }
 
 impl Registers32 {
-    pub(super) fn new() -> Rc<Self> {
+    /// The registers of a disabled controller.
+    #[must_use]
+    pub fn new() -> Rc<Self> {
         let this = Self::default();
         this.is_obedient.set(true);
         let cap = Cap { mqes: 63, to: 1, css: css::CAP_NVM, ..Cap::default() }.bits();
-        this.set(0, u32::try_from(cap & 0xffff_ffff).unwrap());
-        this.set(4, u32::try_from(cap >> 32).unwrap());
+        let half = |value: u64| u32::try_from(value & 0xffff_ffff).unwrap_or(0);
+        this.set(offset::CAP as usize, half(cap));
+        this.set(offset::CAP as usize + 4, half(cap >> 32));
         Rc::new(this)
     }
 
-    pub(super) fn set(&self, at: usize, value: u32) {
+    /// Changes a register.
+    pub fn set(&self, at: usize, value: u32) {
         self.values.borrow_mut().insert(at, value);
     }
 
-    pub(super) fn get(&self, at: usize) -> u32 {
+    /// The value of a register; 0 before the first write.
+    #[must_use]
+    pub fn get(&self, at: usize) -> u32 {
         self.values.borrow().get(&at).copied().unwrap_or(0)
     }
 
-    pub(super) fn num_writes(&self, at: usize) -> usize {
+    /// How many times the driver wrote a register.
+    #[must_use]
+    pub fn num_writes(&self, at: usize) -> usize {
         self.writes.borrow().get(&at).copied().unwrap_or(0)
     }
 }
@@ -89,79 +109,127 @@ impl Registers for Rc<Registers32> {
     fn write32(&self, at: usize, value: u32) {
         self.set(at, value);
         *self.writes.borrow_mut().entry(at).or_insert(0) += 1;
-        if at == 0x14 && self.is_obedient.get() {
+        if at == offset::CC as usize && self.is_obedient.get() {
             let is_ready = value & 1;
             let shut_down = if value >> 14 & 3 != 0 { 2 << 2 } else { 0 };
-            self.set(0x1c, is_ready | shut_down);
+            self.set(offset::CSTS as usize, is_ready | shut_down);
         }
     }
 }
 
 /// The controller's side of a queue pair.
 #[derive(Debug)]
-pub(super) struct Model {
-    pub(super) registers: Rc<Registers32>,
+pub struct Model {
+    /// The controller's registers.
+    pub registers: Rc<Registers32>,
     sq: Shared,
     cq: Shared,
+    /// The lists that describe data.
+    pub lists: Shared,
+    /// The shadow doorbells and the event indexes; one word for each queue.
+    pub shadow: Option<(Shared, Shared)>,
     entries: u16,
-    pub(super) head: u16,
+    head: u16,
     tail: u16,
     phase: bool,
 }
 
 impl Model {
-    pub(super) fn sq_doorbell() -> usize {
+    /// Offset of the submission queue's doorbell.
+    #[must_use]
+    pub fn sq_doorbell() -> usize {
         0x1000 + 8 * usize::from(QID)
     }
 
-    pub(super) fn cq_doorbell() -> usize {
+    /// Offset of the completion queue's doorbell.
+    #[must_use]
+    pub fn cq_doorbell() -> usize {
         Self::sq_doorbell() + 4
     }
 
-    /// The commands whose doorbell the driver has rung, as words.
-    pub(super) fn fetch(&mut self) -> Vec<[u64; 8]> {
-        let told = u16::try_from(self.registers.get(Self::sq_doorbell())).unwrap();
+    /// How many times the driver wrote a doorbell.
+    #[must_use]
+    pub fn num_doorbells(&self) -> usize {
+        self.registers.num_writes(Self::sq_doorbell())
+            + self.registers.num_writes(Self::cq_doorbell())
+    }
+
+    /// The commands that the driver has told the controller about, as words. With shadow doorbells, the controller then sleeps: it asks for
+    /// a write of the register at the next command.
+    pub fn fetch(&mut self) -> Vec<[u64; 8]> {
         let mut commands = Vec::new();
-        while self.head != told {
+        while self.head != self.told() {
             let at = usize::from(self.head) * 8;
             commands.push(std::array::from_fn(|index| self.sq.load(at + index)));
             self.head = (self.head + 1) % self.entries;
         }
+        if let Some((_, events)) = &self.shadow {
+            events.store(QID.into(), self.head.into());
+        }
         commands
     }
 
+    /// The entry after the last command that the controller was told about.
+    fn told(&self) -> u16 {
+        let told = match &self.shadow {
+            Some((doorbells, _)) => doorbells.load(QID.into()),
+            None => self.registers.get(Self::sq_doorbell()).into(),
+        };
+        u16::try_from(told & 0xffff).unwrap_or(0) % self.entries
+    }
+
     /// Completes a command.
-    pub(super) fn complete(&mut self, cid: u16) {
+    pub fn complete(&mut self, cid: u16) {
         self.post(Completion { cid, sqid: QID, sqhd: self.head, ..Completion::default() });
     }
 
     /// Writes a completion with any contents and the right phase bit.
-    pub(super) fn post(&mut self, completion: Completion) {
+    pub fn post(&mut self, completion: Completion) {
         let bytes = Completion { phase: self.phase, ..completion }.encode();
-        let (low, high) = bytes.split_at(8);
         let at = usize::from(self.tail) * 2;
-        self.cq.store(at, u64::from_le_bytes(low.try_into().unwrap()));
-        self.cq.store(at + 1, u64::from_le_bytes(high.try_into().unwrap()));
+        for (index, word) in bytes.chunks_exact(8).enumerate() {
+            let word = word.try_into().map_or(0, u64::from_le_bytes);
+            self.cq.store(at + index, word);
+        }
         self.tail = (self.tail + 1) % self.entries;
         self.phase ^= self.tail == 0;
     }
 
     /// Writes any word into the completion queue.
-    pub(super) fn scribble(&self, index: usize, value: u64) {
+    pub fn scribble(&self, index: usize, value: u64) {
         self.cq.store(index % self.cq.words(), value);
     }
 }
 
-/// A ring and the controller at its other end.
-pub(super) fn pair<P: super::Payload>(
+/// A ring and the controller at its other end. `sgl`: what the controller accepts. `has_shadow`: it has shadow doorbells.
+#[must_use]
+pub fn pair<P: Payload>(
     entries: u16,
+    sgl: Sgl,
+    has_shadow: bool,
 ) -> (Ring<Shared, P>, Controller<Rc<Registers32>>, Model) {
     let registers = Registers32::new();
     let len = usize::from(entries);
     let (sq, cq) = (Shared::new(0, len * 64), Shared::new(1, len * 16));
     let lists = Shared::new(2, len * 4096);
-    let queue = Queue { qid: QID, entries, sq: sq.clone(), cq: cq.clone(), lists };
-    let controller = Controller::new(Rc::clone(&registers)).unwrap();
-    let model = Model { registers, sq, cq, entries, head: 0, tail: 0, phase: true };
+    let pages = has_shadow.then(|| (Shared::new(3, 4096), Shared::new(4, 4096)));
+    let shadow = pages.clone().map(|(doorbells, events)| {
+        let shadow = Shadow::new(Arc::new(doorbells), Arc::new(events));
+        shadow.clear(QID);
+        shadow
+    });
+    let queue = Queue {
+        qid: QID,
+        entries,
+        sq: sq.clone(),
+        cq: cq.clone(),
+        lists: lists.clone(),
+        sgl,
+        shadow,
+    };
+    #[expect(clippy::expect_used, reason = "the model's own registers")]
+    let controller = Controller::new(Rc::clone(&registers)).expect("a good controller");
+    let model =
+        Model { registers, sq, cq, lists, shadow: pages, entries, head: 0, tail: 0, phase: true };
     (Ring::new(queue), controller, model)
 }

@@ -1,14 +1,17 @@
 //! A queue pair in memory that the controller shares. NVMe over PCIe 1.0, section 3; NVMe Base 2.0, section 3.3.1.
 
-use super::prp::{self, LIST_ENTRIES};
-use super::{Controller, Fault, Memory, Registers};
+use super::doorbells::is_awaited;
+use super::prp::{self, LIST_ENTRIES, Prps};
+use super::sgl;
+use super::{Controller, Fault, Memory, Registers, Sgl, Shadow};
 use drivebay_spec_nvme::{Command, Completion, Status};
 
 /// Words of 8 bytes of a submission queue entry and of a completion queue entry.
 const SQE_WORDS: usize = Command::LEN / 8;
 const CQE_WORDS: usize = Completion::LEN / 8;
-/// Bits 15 and 14 of a command's first dword: its data is described by SGLs.
+/// Bits 15 and 14 of a command's first dword: how its data is described. 1 is by a scatter gather list, 0 by pages.
 const PSDT: u32 = 3 << 14;
+const PSDT_SGL: u32 = 1 << 14;
 
 /// A command's data.
 pub trait Payload {
@@ -22,7 +25,8 @@ pub trait Payload {
 pub enum Refused<P> {
     /// The ring has no room, or its controller is at fault.
     Full(P),
-    /// A page list cannot describe the data in place. The caller must copy the data to a buffer of the pools.
+    /// Neither pages nor the lists that the controller accepts can describe the data in place. The caller must copy the data to a buffer of
+    /// the pools.
     Data(P),
 }
 
@@ -37,8 +41,12 @@ pub struct Queue<M> {
     pub sq: M,
     /// Completion queue: 16 bytes for each entry.
     pub cq: M,
-    /// Page lists: 4096 bytes for each entry.
+    /// Page lists, or scatter gather lists: 4096 bytes for each entry.
     pub lists: M,
+    /// The scatter gather lists that the controller accepts on this queue.
+    pub sgl: Sgl,
+    /// The shadow doorbells of the controller, if it has them.
+    pub shadow: Option<Shadow<M>>,
 }
 
 /// A command that is outstanding.
@@ -83,6 +91,7 @@ impl<M: Memory, P: Payload> Ring<M, P> {
         ];
         let room = room.into_iter().fold(usize::from(queue.entries), usize::min);
         queue.entries = u16::try_from(room).unwrap_or(u16::MAX);
+        queue.shadow = queue.shadow.filter(|shadow| shadow.has(queue.qid));
         // One entry stays empty: a full queue would look like an empty one.
         let depth = queue.entries.saturating_sub(1);
         Self {
@@ -130,23 +139,30 @@ impl<M: Memory, P: Payload> Ring<M, P> {
         }
         let Some(cid) = self.free.pop() else { return Err(Refused::Full(request)) };
         let list = usize::from(cid) * LIST_ENTRIES;
-        let Queue { sq, lists, .. } = &self.queue;
-        let put = |place, page| lists.store(list + place, page);
+        let Queue { sq, lists, sgl, .. } = &self.queue;
+        let put = |place, word| lists.store(list + place, word);
         let list_iova = lists.iova() + (list as u64) * 8;
-        let Some(prps) = prp::describe(request.pieces(), list_iova, put) else {
-            self.free.push(cid);
-            return Err(Refused::Data(request));
-        };
         let mut dw = command.with_cid(cid).dw;
         dw[0] &= !PSDT;
+        let pointer = match prp::describe(request.pieces(), list_iova, put) {
+            Some(Prps { first, second }) => [first, second],
+            None => {
+                let Some(pointer) = sgl::describe(*sgl, request.pieces(), list_iova, put) else {
+                    self.free.push(cid);
+                    return Err(Refused::Data(request));
+                };
+                dw[0] |= PSDT_SGL;
+                pointer
+            }
+        };
         let at = usize::from(self.tail) * SQE_WORDS;
         let word = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
         for (index, value) in [
             word(dw[0], dw[1]),
             word(dw[2], dw[3]),
             word(dw[4], dw[5]),
-            prps.first,
-            prps.second,
+            pointer[0],
+            pointer[1],
             word(dw[10], dw[11]),
             word(dw[12], dw[13]),
             word(dw[14], dw[15]),
@@ -230,17 +246,26 @@ impl<M: Memory, P: Payload> Ring<M, P> {
     }
 
     /// Rings both doorbells, each only if its value has changed. The doorbell of the completion queue comes first, so that the controller
-    /// has room for the completions of the new commands.
+    /// has room for the completions of the new commands. With shadow doorbells, the registers are written only when the controller asks for
+    /// it.
     #[inline]
     pub fn ring<R: Registers>(&mut self, controller: &Controller<R>) {
         let qid = self.queue.qid;
-        if self.head != self.head_told {
-            self.head_told = self.head;
+        let (mut writes_head, mut writes_tail) =
+            (self.head != self.head_told, self.tail != self.tail_told);
+        if !writes_head && !writes_tail {
+            return;
+        }
+        if let Some(shadow) = &self.queue.shadow {
+            let [of_tail, of_head] = shadow.publish(qid, self.tail, self.head);
+            writes_tail &= is_awaited(of_tail, self.tail, self.tail_told);
+            writes_head &= is_awaited(of_head, self.head, self.head_told);
+        }
+        (self.head_told, self.tail_told, self.told) = (self.head, self.tail, self.submitted);
+        if writes_head {
             controller.registers().write32(controller.doorbell(qid, true), self.head.into());
         }
-        if self.tail != self.tail_told {
-            self.tail_told = self.tail;
-            self.told = self.submitted;
+        if writes_tail {
             controller.registers().write32(controller.doorbell(qid, false), self.tail.into());
         }
     }

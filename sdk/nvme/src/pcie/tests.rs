@@ -1,7 +1,7 @@
 //! The driver against a model that is good, is slow, or breaks the rules.
 
-use super::model::{Model, Registers32, pair};
-use super::{AdminQueue, Controller, Fault, Payload, Refused, Wait};
+use super::model::{self, Model, Registers32};
+use super::{AdminQueue, Controller, Fault, Memory, Payload, Refused, Ring, Sgl, Wait};
 use drivebay_spec_nvme::{Command, Completion, Status, opcode};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -19,6 +19,15 @@ impl Payload for Request {
 
 fn read(number: u32) -> (Command, Request) {
     (Command::new(opcode::nvm::READ).with_nsid(7), Request(number, vec![(0x5000, 4096)]))
+}
+
+/// A ring and a controller without options.
+fn pair(entries: u16) -> (Ring<model::Shared, Request>, Controller<Rc<Registers32>>, Model) {
+    model::pair(entries, Sgl::Unsupported, false)
+}
+
+fn cid_of(words: &[u64; 8]) -> u16 {
+    u16::try_from(words[0] >> 16 & 0xffff).unwrap()
 }
 
 const SECOND: u64 = 1_000_000_000;
@@ -100,8 +109,7 @@ fn commands_arrive_as_they_were_meant_and_each_request_returns_once() {
         ring.ring(&controller);
         let commands = model.fetch();
         assert_eq!(commands.len(), 3);
-        let cids: Vec<u16> =
-            commands.iter().map(|words| u16::try_from(words[0] >> 16 & 0xffff).unwrap()).collect();
+        let cids: Vec<u16> = commands.iter().map(cid_of).collect();
         for words in &commands {
             assert_eq!(words[0] & 0xffff, u64::from(opcode::nvm::READ), "PRP, not SGL");
             assert_eq!((words[0] >> 32, words[3], words[4]), (7, 0x5000, 0));
@@ -118,26 +126,79 @@ fn commands_arrive_as_they_were_meant_and_each_request_returns_once() {
     }
 }
 
-#[test]
-fn a_burst_of_sixteen_needs_two_writes_of_doorbells() {
-    let (mut ring, controller, mut model) = pair(64);
-    let bursts = 100;
-    for _ in 0..bursts {
+/// How many doorbells the driver writes for 100 bursts of 16 commands.
+fn doorbells_of_bursts(has_shadow: bool) -> usize {
+    let (mut ring, controller, mut model) = model::pair(64, Sgl::Unsupported, has_shadow);
+    for _ in 0..100 {
         for number in 0..16 {
             let (command, request) = read(number);
             ring.submit(&command, request).unwrap();
         }
         ring.ring(&controller);
-        for words in model.fetch() {
-            model.complete(u16::try_from(words[0] >> 16 & 0xffff).unwrap());
-        }
+        let commands = model.fetch();
+        assert_eq!(commands.len(), 16);
+        commands.iter().for_each(|words| model.complete(cid_of(words)));
         assert_eq!(ring.reap(|_, _| {}), Ok(16));
     }
     ring.ring(&controller);
-    let registers = &model.registers;
-    let writes =
-        registers.num_writes(Model::sq_doorbell()) + registers.num_writes(Model::cq_doorbell());
-    assert!(writes * 5 < bursts * 16, "{writes} writes for {} I/O", bursts * 16);
+    model.num_doorbells()
+}
+
+#[test]
+fn a_burst_of_sixteen_needs_two_writes_of_doorbells() {
+    let writes = doorbells_of_bursts(false);
+    assert_eq!(writes, 200);
+    assert!(writes * 5 < 1600, "{writes} writes for 1600 I/O");
+}
+
+#[test]
+fn shadow_doorbells_write_a_register_only_when_the_controller_asks_for_it() {
+    // The model asks for the commands of each burst, and for completions once a lap at most.
+    let writes = doorbells_of_bursts(true);
+    assert!((100..140).contains(&writes), "{writes}");
+
+    let (mut ring, controller, mut model) = model::pair(64, Sgl::Unsupported, true);
+    let submit = |ring: &mut Ring<_, _>| {
+        let (command, request) = read(0);
+        ring.submit(&command, request).unwrap();
+        ring.ring(&controller);
+    };
+    submit(&mut ring);
+    assert_eq!(model.num_doorbells(), 1);
+    // The controller has not fetched the first command yet, so it sees the second without being woken.
+    submit(&mut ring);
+    assert_eq!((model.num_doorbells(), model.fetch().len()), (1, 2));
+    submit(&mut ring);
+    assert_eq!((model.num_doorbells(), model.fetch().len()), (2, 1));
+}
+
+#[test]
+fn a_queue_that_is_made_again_does_not_inherit_shadow_doorbells() {
+    let (ring, _, model) = model::pair::<Request>(8, Sgl::Unsupported, true);
+    let (doorbells, events) = model.shadow.unwrap();
+    doorbells.store(model::QID.into(), 0x0005_0000_0005);
+    events.store(model::QID.into(), 0x0004_0000_0004);
+    ring.queue().shadow.as_ref().unwrap().clear(model::QID);
+    assert_eq!((doorbells.load(3), events.load(3)), (0, 0));
+}
+
+#[test]
+fn data_that_pages_cannot_describe_is_described_by_a_list_where_the_controller_has_them() {
+    let (mut ring, controller, mut model) = model::pair(4, Sgl::Bytes, false);
+    let (command, whole) = read(0);
+    let odd = Request(1, vec![(0x5001, 511), (0x9003, 513)]);
+    ring.submit(&command, whole).unwrap();
+    let cid = ring.submit(&command, odd).unwrap();
+    ring.ring(&controller);
+    let [of_pages, of_list] = model.fetch().try_into().unwrap();
+    assert_eq!((of_pages[0] >> 14 & 3, of_pages[3]), (0, 0x5000));
+    // PSDT 1: a list, here its last segment with two descriptors.
+    assert_eq!(of_list[0] >> 14 & 3, 1);
+    let at = usize::from(cid) * 512;
+    assert_eq!(of_list[3], model.lists.iova() + at as u64 * 8);
+    assert_eq!(of_list[4], 32 | 0x30 << 56);
+    let list: Vec<u64> = (at..at + 4).map(|index| model.lists.load(index)).collect();
+    assert_eq!(list, [0x5001, 511, 0x9003, 513]);
 }
 
 #[test]

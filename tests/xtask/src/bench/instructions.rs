@@ -178,7 +178,7 @@ fn of_reference(counted: &Reference, case: &Case, depth: u32) -> Result<Option<f
 }
 
 /// The number in `==1== Collected : 123`.
-fn collected(text: &str) -> Option<f64> {
+pub(super) fn collected(text: &str) -> Option<f64> {
     let line = text.lines().find(|line| line.contains("Collected :"))?;
     line.rsplit(' ').next()?.parse().ok()
 }

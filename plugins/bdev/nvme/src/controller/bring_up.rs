@@ -72,7 +72,10 @@ pub(crate) async fn enable(
     let num_queues = if num_queues > 0 { admin.set_queues(num_queues).await? } else { 0 };
     let num_queues = match &way {
         Way::Tcp(_) => num_queues,
-        Way::Pci(function) => num_queues.min(function.qid_max()),
+        Way::Pci(function) => {
+            pci::admin::prepare_queues(&admin, function, &data).await?;
+            num_queues.min(function.qid_max())
+        }
     };
     let mut events = 0;
     for event in [

@@ -9,10 +9,10 @@ pub(crate) mod queue;
 pub(crate) mod rings;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use drivebay_nvme_driver::pcie::{self, AdminQueue, Controller, Wait};
+use drivebay_nvme_driver::pcie::{self, AdminQueue, Controller, Sgl, Shadow, Wait};
 use drivebay_sdk::buf;
 use drivebay_sdk::pci::{Bar, Device, DmaMemory, Vector};
 use drivebay_sdk::prelude::*;
@@ -95,6 +95,11 @@ pub(crate) struct Function {
     is_wanted_back: AtomicBool,
     /// The controller is stopped: it no longer accesses memory, and this value never starts it again.
     is_stopped: AtomicBool,
+    /// The scatter gather lists that the controller accepts.
+    sgl: OnceLock<Sgl>,
+    /// The shadow doorbells. The controller may know them as soon as they exist.
+    shadow: OnceLock<Shadow<Memory>>,
+    uses_shadow: AtomicBool,
     /// The memory of queues that could not be deleted. It is freed with this value, after the controller is stopped.
     lost: Mutex<Vec<pcie::Queue<Memory>>>,
     device: Arc<Device>,
@@ -135,6 +140,9 @@ impl Function {
             removal,
             is_wanted_back: AtomicBool::new(false),
             is_stopped: AtomicBool::new(false),
+            sgl: OnceLock::new(),
+            shadow: OnceLock::new(),
+            uses_shadow: AtomicBool::new(false),
             lost: Mutex::default(),
             device,
         }))
@@ -166,9 +174,39 @@ impl Function {
 
     /// Allocates the memory of a queue. The host locks the memory, which is slow, so call this on a worker. `[worker]`
     pub(crate) fn memory(&self, qid: u16, entries: u16) -> Result<pcie::Queue<Memory>> {
-        let alloc = |len: u32| DmaMemory::alloc(&self.device, u32::from(entries) * len).map(Memory);
+        let alloc = |len: u32| self.alloc(u32::from(entries) * len);
         let (sq, cq, lists) = (alloc(64)?, alloc(16)?, alloc(pcie::PAGE)?);
-        Ok(pcie::Queue { qid, entries, sq, cq, lists })
+        // The admin queue must not use lists, and does without shadow doorbells.
+        let is_io = qid > 0;
+        let sgl = self.sgl.get().copied().filter(|_| is_io).unwrap_or_default();
+        let uses_shadow = is_io && self.uses_shadow.load(Ordering::Acquire);
+        let shadow = self.shadow.get().filter(|_| uses_shadow).cloned();
+        if let Some(shadow) = &shadow {
+            shadow.clear(qid);
+        }
+        Ok(pcie::Queue { qid, entries, sq, cq, lists, sgl, shadow })
+    }
+
+    fn alloc(&self, len: u32) -> Result<Memory> {
+        DmaMemory::alloc(&self.device, len).map(Memory)
+    }
+
+    /// Records the scatter gather lists that the controller accepts: SGLS of Identify Controller.
+    fn set_sgls(&self, sgls: u32) {
+        self.sgl.get_or_init(|| Sgl::of(sgls));
+    }
+
+    /// Makes the shadow doorbells, and returns the addresses of their pages for the controller. The controller may use them until it is
+    /// stopped. `[worker]`
+    fn make_shadow(&self) -> Result<[u64; 2]> {
+        let (doorbells, events) = (self.alloc(pcie::PAGE)?, self.alloc(pcie::PAGE)?);
+        let made = || Shadow::new(Arc::new(doorbells), Arc::new(events));
+        Ok(self.shadow.get_or_init(made).iovas())
+    }
+
+    /// Lets the queues that are created from now on use the shadow doorbells.
+    fn use_shadow(&self) {
+        self.uses_shadow.store(true, Ordering::Release);
     }
 
     /// Enables the controller with this admin queue.

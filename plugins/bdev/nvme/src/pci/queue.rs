@@ -72,7 +72,7 @@ async fn create(mut held: Held) -> Result<IoQueue> {
     let (sq, cq) = (held.memory.sq.iova(), held.memory.cq.iova());
     let what = "Create I/O Completion Queue";
     let command = commands::create_completion_queue(qid, entries, vector);
-    let answer = run(&function, what, command, Data::Queue(cq)).await;
+    let answer = run(&function, what, command, Data::Pages(cq, None)).await;
     let mut created = match answer.map(|answer| answer.ok(what)) {
         // The controller refused the queue, so it never accesses the memory.
         Ok(Err(error)) => {
@@ -85,7 +85,7 @@ async fn create(mut held: Held) -> Result<IoQueue> {
     if created.is_ok() {
         let what = "Create I/O Submission Queue";
         let command = commands::create_submission_queue(qid, entries);
-        let answer = run(&function, what, command, Data::Queue(sq)).await;
+        let answer = run(&function, what, command, Data::Pages(sq, None)).await;
         created = answer.and_then(|answer| answer.ok(what)).map(drop);
     }
     // After an error, dropping `queue` deletes what was created.

@@ -243,6 +243,7 @@ bits! {
         1 << 1, FORMAT_NVM "Format NVM.";
         1 << 2, FIRMWARE "Firmware download and commit.";
         1 << 3, NAMESPACE_MANAGEMENT "Namespace management and attachment.";
+        1 << 8, DOORBELL_BUFFER_CONFIG "Doorbell Buffer Config.";
     }
     /// Bits of LPA.
     lpa: u8 {
