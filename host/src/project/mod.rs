@@ -53,6 +53,9 @@ pub struct Project {
     pub sdk: Option<PathBuf>,
 }
 
+/// What an original promises to the host. Nobody but the author of the new plugin can promise it for that.
+const PROMISE: &str = ", unsafe(threads_move)";
+
 /// One file to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct File {
@@ -121,7 +124,7 @@ impl Project {
         };
         let mut text = fill(template.text);
         if let Some(original) = templates::original(self.kind, self.lang) {
-            text = text.replace(original, &self.name);
+            text = text.replace(original, &self.name).replace(PROMISE, "");
         }
         File { path: fill(template.path), text, is_executable: template.is_executable }
     }
@@ -238,6 +241,7 @@ mod tests {
                     let of_another = ["ramdisk", "passthru"].map(|name| file.text.contains(name));
                     assert_eq!(of_another, [false; 2], "{kind:?} {lang:?} {}", file.path);
                     assert!(!file.text.contains("{{n"), "{}", file.path);
+                    assert!(!file.text.contains("unsafe("), "{}: a promise", file.path);
                 }
             }
         }
