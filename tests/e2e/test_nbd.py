@@ -7,6 +7,7 @@ import struct
 import subprocess
 import unittest
 
+import spdk_client
 from host import Host, RpcError
 
 NUM_BLOCKS = 32768
@@ -306,6 +307,15 @@ class Nbd(unittest.TestCase):
                     host.call(method, **params)
                 self.assertEqual(refused.exception.code, code, (method, params))
             self.assertEqual(host.call("nbd_get_disks"), [])
+
+    def test_the_reference_client_calls_every_method(self):
+        # No machine has the device. tests/guest has disks of a kernel.
+        with Host() as host, spdk_client.Client(host.socket) as client:
+            self.serve(host)
+            self.assertEqual(client.call("nbd_get_disks"), [])
+            for line in ("nbd_start_disk m0 /dev/nbd9999", "nbd_get_disks -n /dev/nbd9999", "nbd_stop_disk /dev/nbd9999"):
+                with self.assertRaises(spdk_client.Refused, msg=line):
+                    client.call(line)
 
 
 if __name__ == "__main__":

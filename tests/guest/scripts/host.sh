@@ -8,6 +8,7 @@ serve() {
     until_true 30 "the host" rpc spdk_get_version
 }
 rpc() { "$DRIVEBAY_BIN" rpc -r $DRIVEBAY_RUNTIME/rpc.sock "$@" >/run/answer 2>&1; }
+client() { "$SPDK_RPC" -s $DRIVEBAY_RUNTIME/rpc.sock "$@" >/run/answer 2>&1 || { cat /run/answer; exit 1; }; } # PyPI's
 rpc_or_show() { rpc "$@" || { cat /run/answer; exit 1; }; }
 refused() { # PART COMMAND...: the call fails, and says PART
     local part=$1

@@ -1,5 +1,5 @@
-# In the guest: a file system and verified I/O on a vhost-user-scsi disk, while another disk is added
-# and removed.
+# In the guest: a file system and verified I/O on a vhost-user-scsi disk, while another disk is added,
+# grows and is removed.
 set -euo pipefail
 wait_for() { # COMMAND...: waits until it succeeds
     for _ in $(seq 900); do "$@" && return; sleep 0.1; done
@@ -25,7 +25,12 @@ wait_for [ -b /dev/sdb ] # another disk is added while this one is in use
 readlink -f /sys/block/sdb/device | grep ':0:3:0$' # target 3, unit 0
 fio --name=v --filename=/dev/sdb --rw=randrw --bsrange=512-256k --size=8M --direct=1 --iodepth=8 --ioengine=libaio \
     --verify=crc32c --verify_fatal=1 >/run/guest/fio || { cat /run/guest/fio; exit 1; }
+before=$(cat /sys/block/sdb/size)
 touch /run/guest/verified
+grown() { [ "$(cat /sys/block/sdb/size)" -eq $((2 * before)) ]; }
+wait_for grown # the kernel was told; nobody asked it to look
+dd if=/dev/zero of=/dev/sdb bs=1M seek=$((before / 2048)) count=4 oflag=direct conv=notrunc status=none
+touch /run/guest/grown
 wait_for gone /dev/sdb
 
 fstrim /mnt/t || true # if the disk supports it

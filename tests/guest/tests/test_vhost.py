@@ -2,10 +2,10 @@
 
 import os
 
-from guest import soak_only
+from guest import HERE, root_disk, soak_only
 from host import Host
 from nvme_guest import NvmeGuestTest
-from test_nvme_tcp import DISK_SIZE, file_disk, ram_disk
+from test_nvme_tcp import DISK_SIZE, MIB, file_disk, ram_disk
 
 
 # The device maps the guest's memory.
@@ -70,20 +70,42 @@ class VhostBlock(VhostGuest):
         self.kill_under_load(packed_ring=True)
 
 
+class VhostRoot(VhostBlock):
+    def test_a_guest_boots_from_its_disk_and_sees_neither_a_killed_host_nor_an_old_size(self):
+        with self.host() as host:
+            path, size = f"{host.folder}/File0.img", 128 * MIB
+            root_disk(path, size, ["fio", "resize2fs"], [f"{HERE}/scripts/vhost_root.sh"])
+            arguments = self.controller(host, file_disk(host)[0])
+            guest = self.begin("vhost_root.sh", net="none", qemu_arg=arguments, root="/dev/vda")
+            guest.wait_for("loaded")
+            host.kill()
+            host.start()
+            self.serve(host, file_disk(host)[0])
+            guest.tell("restarted")
+            guest.wait_for("verified")
+            os.truncate(path, 2 * size)
+            host.call("bdev_aio_rescan", name="File0")
+            self.end(guest)
+            self.assertEqual(int(self.found("sectors")), 2 * size // 512)
+
+
 class VhostScsi(VhostGuest):
-    def test_a_file_system_on_a_scsi_disk_while_another_comes_and_goes(self):
+    def test_a_file_system_on_a_scsi_disk_while_another_comes_grows_and_goes(self):
         with self.host() as host:
             host.call("vhost_create_scsi_controller", ctrlr="disk.sock")
             add = lambda number, bdev: host.call("vhost_scsi_controller_add_target", ctrlr="disk.sock",
                                                  scsi_target_num=number, bdev_name=bdev)
             add(0, ram_disk(host))
-            host.call("bdev_malloc_create", name="second", num_blocks=32768, block_size=512)
+            second, path = file_disk(host, "second")
             arguments = [MEMORY, f"-chardev socket,id=c0,path={host.folder}/disk.sock "
                                  "-device vhost-user-scsi-pci,chardev=c0,num_queues=1"]
             guest = self.begin("vhost_scsi.sh", net="none", qemu_arg=arguments)
             guest.wait_for("ready")
-            add(3, "second")
+            add(3, second)
             guest.wait_for("verified")
+            os.truncate(path, 2 * DISK_SIZE)
+            host.call("bdev_aio_rescan", name=second)
+            guest.wait_for("grown")
             host.call("vhost_scsi_controller_remove_target", ctrlr="disk.sock", scsi_target_num=3)
             self.end(guest)
             self.assertEqual(int(self.found("size")), DISK_SIZE)

@@ -12,18 +12,12 @@ import time
 import unittest
 
 import guest as harness
-from guest import CACHE, CMDLINE, HERE, die_with_parent, soak_only
+from guest import CACHE, CMDLINE, HERE, die_with_parent, libraries, soak_only
 from host import Host
 from test_nvme_tcp import file_disk
 
 # In seconds. The limit is long, because two emulated machines on a busy computer are slow.
 LIMIT = 240
-
-
-def libraries(program):
-    """The shared libraries that a program needs, with the loader."""
-    told = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
-    return sorted(set(re.findall(r"(/\S+)", told)))
 
 
 def initramfs(kernel, folder):

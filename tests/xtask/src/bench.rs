@@ -2,12 +2,16 @@
 //! given, the bench measures that, too. `docs/performance.md` explains the figures.
 //!
 //! ```text
-//! bench ─> parts, one file and one or two tables each ─> alternating rounds: ours, reference, ours,
-//!            … rates, lvol, raid, aio, cores drivebay perf, bdevperf, fio (bus) instructions
-//!            callgrind (bus) target callgrind, perf (NVMe/TCP) nvmf, idle, growth servers and
-//!            initiators (NVMe/TCP) initiator drivebay perf, bdevperf, servers (NVMe/TCP) iscsi
-//!            servers, iscsi-perf (iSCSI) vhost servers, drivebay perf (vhost-user) messages, start,
-//!            saturated servers and calls
+//! bench ─> parts, one file and one or two tables each ─> alternating rounds: ours, reference, ours, …
+//!            rates, lvol, raid, aio, cores drivebay perf, bdevperf, fio        (bus)
+//!            instructions                  callgrind                           (bus)
+//!            target                        callgrind, perf                     (NVMe/TCP)
+//!            nvmf, idle, growth            servers and initiators              (NVMe/TCP)
+//!            initiator                     drivebay perf, bdevperf, servers     (NVMe/TCP)
+//!            iscsi                         servers, iscsi-perf                 (iSCSI)
+//!            vhost                         servers, drivebay perf              (vhost-user)
+//!            nbd                           servers, nbdcopy                    (NBD)
+//!            messages, start, saturated    servers and calls
 //! ```
 //!
 //! Instruction counts do not depend on the load of the machine. Times do, so each is the median of
@@ -29,6 +33,7 @@ mod load;
 mod lvol;
 mod machine;
 mod messages;
+mod nbd;
 mod nvmf;
 mod process;
 mod profile;
@@ -51,10 +56,10 @@ use std::path::PathBuf;
 use std::process::Command;
 
 const ALLOWED: &str = "--reference DIR, --counted DIR, --rounds N, --seconds N, --folder DIR, --all, --long, --awake, --save, --only PART[,PART], \
-    and parts: instructions, rates, lvol, raid, aio, cores, messages, target, nvmf, initiator, ring, start, idle, saturated, growth, iscsi, vhost";
+    and parts: instructions, rates, lvol, raid, aio, cores, messages, target, nvmf, initiator, ring, start, idle, saturated, growth, iscsi, vhost, nbd";
 
 /// The packages that the bench builds.
-const PACKAGES: [&str; 15] = [
+const PACKAGES: [&str; 16] = [
     "drivebay",
     "drivebay-null",
     "drivebay-malloc",
@@ -68,6 +73,7 @@ const PACKAGES: [&str; 15] = [
     "drivebay-iscsi",
     "drivebay-vhost",
     "drivebay-bdev-virtio",
+    "drivebay-nbd",
     "drivebay-probe",
     "drivebay-nvme-load",
 ];
@@ -93,6 +99,7 @@ const PARTS: [(&str, Part); 17] = [
     ("growth", growth::print),
     ("iscsi", iscsi::print),
     ("vhost", vhost::print),
+    ("nbd", nbd::print),
 ];
 
 /// The side that a figure belongs to.

@@ -126,17 +126,18 @@ impl Registry {
         Ok(())
     }
 
-    /// Deletes a server with its exports.
+    /// Deletes a server with its exports. If an export cannot end in order, the others end nevertheless.
     ///
     /// # Errors
-    /// `ENOENT` when there is no such server.
+    /// `ENOENT` when there is no such server, or the first error of an export.
     pub async fn delete_server(&self, name: &str) -> Result<()> {
         let server = self.servers.borrow_mut().remove(name).ok_or_else(|| no_server(name))?;
+        let mut result = Ok(());
         for export in server.catalog().list() {
             server.catalog().remove(&export.config().name);
-            self.end_export(export).await?;
+            result = result.and(self.end_export(export).await);
         }
-        Ok(())
+        result
     }
 
     /// Adds an export to a server.
