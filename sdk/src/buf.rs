@@ -73,9 +73,14 @@ pub fn pool_for(len: u32) -> Option<Pool> {
 /// # Errors
 /// `ENOMEM` when the host has no memory left.
 pub fn alloc(len: u32) -> Result<Buf> {
-    if let Some(buf) = get(len) {
-        return Ok(buf);
-    }
+    get(len).map_or_else(|| alloc_outside_pools(len), Ok)
+}
+
+/// As [`alloc`], for a buffer that its owner keeps: the pools stay full. `[any lightweight thread]`
+///
+/// # Errors
+/// `ENOMEM` when the host has no memory left.
+pub fn alloc_outside_pools(len: u32) -> Result<Buf> {
     let host = host();
     let mut region = 0;
     // SAFETY: the result outlives the call.

@@ -43,6 +43,8 @@ pub use app::App;
 pub use error::{Error, Result, Status, errno};
 pub use host::Sink;
 pub use plugin::Stopping;
+#[cfg(feature = "ring")]
+pub use ring::KernelBox;
 pub use {serde, serde_json, tracing};
 
 /// The names that most plugins use.

@@ -1,7 +1,10 @@
-//! Lets the ring take an I/O of the bus as a request: the kernel reads and writes its buffers in place.
+//! Lets the ring take an I/O of the bus as a request: the kernel reads and writes its buffers in place. And lets a queue of
+//! ublk take a box with a buffer in it.
 #![expect(unsafe_code, reason = "implements the trait that promises valid memory during I/O")]
 
 use crate::bdev::{BdevIo, Op};
+use crate::buf::Buf;
+use drivebay_ring::ublk::KernelBuffer;
 use drivebay_ring::{IoBuffers, Segment};
 
 // SAFETY: a `BdevIo` owns its request from submit to `done`. Only `complete` and `drop` call `done`, and both
@@ -16,5 +19,18 @@ unsafe impl IoBuffers for BdevIo {
 
     fn writable(&self) -> bool {
         matches!(self.op(), Op::Read(_))
+    }
+}
+
+/// A box with a buffer in it, as the buffer of a tag of a ublk queue.
+#[derive(Debug)]
+pub struct KernelBox<T>(pub Box<T>);
+
+// SAFETY: the box owns its buffer, whose memory does not move; `as_mut` proves that there is no other reference to it. Only the
+// owner of the box can reach it again.
+unsafe impl<T: AsMut<Buf> + 'static> KernelBuffer for KernelBox<T> {
+    fn memory(&mut self) -> Segment {
+        let buf: &mut [u8] = (*self.0).as_mut();
+        Segment { ptr: buf.as_mut_ptr(), len: buf.len() }
     }
 }

@@ -20,7 +20,7 @@ const WITHOUT_EFFECT: [&str; 12] = [
 ];
 
 /// Prefixes of method names, with the plugin that has such methods.
-const OF_PLUGINS: [(&str, &str); 17] = [
+const OF_PLUGINS: [(&str, &str); 19] = [
     ("bdev_aio_", "aio"),
     ("bdev_delay_", "delay"),
     ("bdev_error_", "error"),
@@ -33,15 +33,17 @@ const OF_PLUGINS: [(&str, &str); 17] = [
     ("bdev_raid_", "raid"),
     ("bdev_split_", "split"),
     ("bdev_uring_", "aio"),
+    ("bdev_virtio_", "virtio"),
     ("iscsi_", "iscsi"),
     ("nbd_", "nbd"),
     ("nvmf_", "nvmf"),
     ("scsi_", "iscsi"),
+    ("ublk_", "ublk"),
     ("vhost_", "vhost"),
 ];
 
 /// Prefixes of SPDK's methods that no plugin has yet.
-const NOT_YET: [&str; 23] = [
+const NOT_YET: [&str; 21] = [
     "accel_",
     "bdev_compress_",
     "bdev_crypto_",
@@ -54,7 +56,6 @@ const NOT_YET: [&str; 23] = [
     "bdev_rbd_",
     "bdev_set_qd_sampling_period",
     "bdev_set_qos_limit",
-    "bdev_virtio_",
     "bdev_xnvme_",
     "bdev_zone_block_",
     "framework_",
@@ -63,7 +64,6 @@ const NOT_YET: [&str; 23] = [
     "mdns_",
     "sock_",
     "trace_",
-    "ublk_",
     "vfu_",
 ];
 

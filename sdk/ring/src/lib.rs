@@ -11,7 +11,7 @@
 //!
 //! Files of the crate, top down: [`Ring`] (`ring`), its operations (`op`), the requests in flight
 //! (`slots`, `transfer`), the two engines (`uring`, `libaio`), the contract for memory (`buffers`), the
-//! file (`file`) and its lock (`lock`).
+//! file (`file`) and its lock (`lock`). [`ublk`] serves block devices of the kernel instead.
 //!
 //! A ring has one owner at a time and may move between threads. On Linux an io_uring request ends with
 //! `ECANCELED` when the thread that flushed it *exits*. Moving the ring away from a thread that continues
@@ -33,6 +33,7 @@ mod slots;
 #[cfg(test)]
 mod tests;
 mod transfer;
+pub mod ublk;
 mod uring;
 
 pub use buffers::{IoBuffers, Segment};

@@ -70,8 +70,18 @@ impl Uring {
     /// As [`Queue::push`](crate::engine::Queue::push).
     pub(crate) unsafe fn push(&mut self, token: u32, transfer: &Transfer) -> Result<(), Errno> {
         let entry = entry(transfer)?.user_data(u64::from(token));
+        // SAFETY: the caller's promise.
+        unsafe { self.push_entry(entry) }
+    }
+
+    /// Queues an entry, whose user data is a 32-bit token.
+    ///
+    /// # Safety
+    ///
+    /// The memory that the entry points to stays valid until its event.
+    pub(crate) unsafe fn push_entry(&mut self, entry: squeue::Entry) -> Result<(), Errno> {
         let mut submission = self.ring.submission();
-        // SAFETY: the memory that the entry points to stays valid until its event (the caller's promise).
+        // SAFETY: the caller's promise.
         let pushed = unsafe { submission.push(&entry) };
         pushed.map_err(|_full| Errno::from_result(-libc::EBUSY))
     }
@@ -144,7 +154,7 @@ impl Uring {
     fn pop(&mut self) -> Option<Event> {
         let event = self.ring.completion().next()?;
         self.in_kernel = self.in_kernel.saturating_sub(1);
-        // `push` gives every entry a 32-bit token.
+        // Every entry has a 32-bit token (`push_entry`).
         u32::try_from(event.user_data()).ok().map(|token| (token, event.result()))
     }
 
