@@ -2,6 +2,7 @@
 
 import os
 import struct
+import time
 import unittest
 
 from host import Host
@@ -12,6 +13,7 @@ from vhost_client import (ABORTED, ABORT_TASK, BAD_TARGET, CLEAR_ACA, CONTROL, E
 BLOCKS = 32768
 TEST_UNIT_READY, INQUIRY, READ_CAPACITY, READ, WRITE, WRITE_VERIFY = 0x00, 0x12, 0x25, 0x28, 0x2a, 0x2e
 GOOD, CHECK = 0, 2
+FAILURE = 9
 # Events and reasons.
 RESET, CHANGED, RESCAN, REMOVED, CAPACITY = 1, 3, 1, 2, 0x092a
 
@@ -99,6 +101,23 @@ class Commands(ScsiTest):
             place = scsi.place(1, CONTROL)
             scsi.rings[CONTROL].offer(1, [(place, 4, 0), (place + 32, 8, WRITABLE)])
             self.assertEqual(scsi.wait(CONTROL)[0], 1)
+
+    def test_a_function_fails_when_its_command_hangs_at_the_bdev(self):
+        with self.host() as host:
+            host.call("bdev_malloc_create", name="m0", num_blocks=BLOCKS, block_size=512)
+            host.call("bdev_error_create", base_name="m0")
+            host.call("vhost_create_scsi_controller", ctrlr="scsi.sock")
+            host.call("vhost_scsi_controller_add_target", ctrlr="scsi.sock", scsi_target_num=0, bdev_name="EE_m0")
+            with ScsiFrontEnd(f"{host.folder}/scsi.sock") as scsi:
+                scsi.connect()
+                host.call("bdev_error_inject_error", name="EE_m0", io_type="read", error_type="pending", num=1)
+                scsi.command(0, rw(READ, 0, 8), length=4096, tag=1)
+                in_flight = lambda: host.call("vhost_get_controllers")[0]["sessions"][0]["inflight_task_cnt"]
+                while not in_flight():
+                    time.sleep(0.02)
+                self.assertEqual(scsi.manage(UNIT_RESET), FAILURE)
+                host.call("bdev_error_resume_pending", name="EE_m0")
+                self.assertIn(scsi.ended()[1], (SCSI_OK, ABORTED))
 
 
 class Hotplug(ScsiTest):

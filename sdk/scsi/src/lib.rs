@@ -5,6 +5,8 @@
 //! submit one I/O, wait, or end the command. The transport reports the end of an I/O with [`Task::ended`]. Nothing here uses a socket,
 //! a channel or memory of the host, so a test or a fuzzer can drive a device just as a transport does.
 //!
+//! [`initiator`] is the other side: what plugins need that use units of other targets.
+//!
 //! A device and everything that belongs to it lives on one lightweight thread. `docs/scsi.md` explains the terms and the states.
 
 mod copy;
@@ -12,6 +14,7 @@ mod data;
 mod device;
 pub mod disk;
 mod gate;
+pub mod initiator;
 mod inquire;
 mod modes;
 mod opcodes;

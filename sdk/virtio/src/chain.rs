@@ -8,6 +8,8 @@ use std::ptr::NonNull;
 
 /// Maximum number of pieces of one chain. Devices offer fewer segments, because a buffer that crosses parts of the memory takes two pieces.
 pub const PIECES_MAX: usize = 256;
+/// Pieces for which a new chain has room. Longer chains grow it once, because chains are reused.
+pub(crate) const PIECES_AT_FIRST: usize = 8;
 
 /// A part of a buffer that is contiguous in the host's address space.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +22,7 @@ pub struct Piece {
     pub region: u32,
 }
 
-/// A chain of buffers. [`Queue::pop`](crate::Queue::pop) fills it. The device reuses chains, so a request allocates nothing.
+/// A chain of buffers. [`Queue::pop`](crate::Queue::pop) fills it. The device reuses chains, so requests soon allocate nothing.
 #[derive(Debug, Default)]
 pub struct Chain {
     /// Buffers that the device reads, then buffers that it writes.
@@ -37,10 +39,10 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Creates an empty chain with room for the longest one.
+    /// Creates an empty chain with room for a usual one.
     #[must_use]
     pub fn new() -> Self {
-        Self { pieces: Vec::with_capacity(PIECES_MAX), ..Self::default() }
+        Self { pieces: Vec::with_capacity(PIECES_AT_FIRST), ..Self::default() }
     }
 
     /// Buffers that the device reads.

@@ -1,7 +1,7 @@
 //! A request of a guest as the context of an I/O. Its buffers go to the bdev without a copy.
 #![expect(unsafe_code, reason = "lends guest memory to the bus during an I/O")]
 
-use crate::chain::{Chain, PIECES_MAX, Piece};
+use crate::chain::{Chain, PIECES_AT_FIRST, Piece};
 use crate::memory::GuestMemory;
 use drivebay_plugin_api::bay_iov;
 use drivebay_sdk::bdev::IoContext;
@@ -32,7 +32,7 @@ impl<T> Request<T> {
     /// Creates an empty request for a guest's memory. It can be reused.
     #[must_use]
     pub fn new(memory: Arc<GuestMemory>, state: T) -> Box<Self> {
-        let data = Vec::with_capacity(PIECES_MAX);
+        let data = Vec::with_capacity(PIECES_AT_FIRST);
         Box::new(Self { chain: Chain::new(), state, data, memory })
     }
 
@@ -119,7 +119,7 @@ unsafe impl<T: 'static> IoContext for Box<Request<T>> {
     unsafe fn iov(raw: *mut c_void) -> (*const bay_iov, u16) {
         // SAFETY: the pointer is from `into_raw`, and the box is alive until `from_raw` (contract of the trait).
         let request = unsafe { &*raw.cast::<Request<T>>() };
-        // A chain has at most `PIECES_MAX` pieces.
+        // A chain has at most 256 pieces (`PIECES_MAX`).
         let count = u16::try_from(request.data.len()).unwrap_or(u16::MAX);
         (request.data.as_ptr(), count)
     }

@@ -27,6 +27,7 @@ mod raid;
 mod script;
 mod scsi;
 mod vhost;
+mod virtio_driver;
 
 // The iSCSI target and initiator without their sockets. These are the plugins' own files, because a program can contain only one
 // plugin's door. They expect each other at the root.
@@ -85,6 +86,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "nbd_request", run: nbd::request },
     Target { name: "vhost_message", run: vhost::message },
     Target { name: "virtio_ring", run: vhost::ring },
+    Target { name: "virtio_driver", run: virtio_driver::script },
     Target { name: "jsonrpc_frame", run: jsonrpc::frame },
     Target { name: "jsonrpc_params", run: jsonrpc::params },
     Target { name: "raid_superblock", run: raid::superblock },

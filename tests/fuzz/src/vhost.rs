@@ -1,6 +1,7 @@
 //! Input from a VMM, and the rings that its guest fills.
 
 use crate::look;
+use drivebay_spec_vhost::front::answer;
 use drivebay_spec_vhost::message::{self, FDS_MAX, HEADER_LEN, Header, Request, reply};
 use drivebay_spec_vhost::{blk, scsi};
 use drivebay_virtio::{Chain, Features, GuestMemory, InflightArea, PIECES_MAX, Queue, Rings};
@@ -29,6 +30,12 @@ pub(crate) fn message(data: &[u8]) {
     }
     look(payload.first_chunk().and_then(scsi::Request::parse));
     look(scsi::Control::parse(payload));
+    // What an initiator gets from a back end.
+    if let Some(response) = payload.first_chunk().and_then(scsi::Response::parse) {
+        assert!(response.sense.len() <= scsi::SENSE_LEN);
+    }
+    look(payload.first_chunk().and_then(scsi::Event::parse));
+    look((scsi::Config::parse(payload), answer::number(payload), answer::config(payload)));
 }
 
 /// The guest's address of its memory.

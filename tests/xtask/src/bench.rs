@@ -81,7 +81,7 @@ const PACKAGES: [&str; 16] = [
 type Part = fn(&Bench) -> Result<(), String>;
 
 /// The parts by name, in their order.
-const PARTS: [(&str, Part); 17] = [
+const PARTS: [(&str, Part); 18] = [
     ("instructions", instructions::print),
     ("rates", rates::print),
     ("lvol", lvol::print),

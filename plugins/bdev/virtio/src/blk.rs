@@ -1,29 +1,20 @@
-//! A block device as a bdev: its features and limits, and its requests. virtio 1.3, section 5.2.
-
-use std::sync::Arc;
+//! A block device: its limits, and its requests. virtio 1.3, section 5.2.
 
 use drivebay_sdk::prelude::*;
-use drivebay_sdk::rpc::NoParams;
-use drivebay_sdk::serde_json::{Map, Value, json};
 use drivebay_spec_vhost::blk::{
     Config, HEADER_LEN, Header, Kind, SECTOR, SEGMENT_LEN, Segment, feature,
 };
 use drivebay_spec_vhost::message::F_PROTOCOL_FEATURES;
 use drivebay_spec_vhost::ring;
-use drivebay_virtio::Features;
-use drivebay_virtio::driver::{Ask, Data, DriverQueue, Layout};
+use drivebay_virtio::driver::{Ask, Data, DriverQueue};
 
-use crate::channel::Channel;
+use crate::agreement::{Agreement, DATA_MAX, Wanted, changed};
 use crate::connection::Offer;
-use crate::link::Link;
+use crate::disk::Properties;
 
-/// Longest data of a request, in bytes.
-const DATA_MAX: u32 = 128 << 10;
 /// Length of the protocol's sectors, in bytes: [`SECTOR`].
 const SECTOR_LEN: u32 = 512;
 const _: () = assert!(SECTOR_LEN as u64 == SECTOR);
-/// Requests at once in one queue.
-const SLOTS_MAX: u16 = 128;
 /// Features that this driver knows.
 const KNOWN: u64 = ring::feature::VERSION_1
     | ring::feature::EVENT_IDX
@@ -42,9 +33,7 @@ const KNOWN: u64 = ring::feature::VERSION_1
 /// The features and limits that the first session agreed on. Later sessions must support them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
-    pub(crate) features: u64,
-    pub(crate) num_queues: u16,
-    pub(crate) layout: Layout,
+    pub(crate) agreement: Agreement,
     block_size: u32,
     phys_block_size: u32,
     /// The maximum number of blocks in one discard; 0 = the device cannot discard.
@@ -90,38 +79,21 @@ impl Limits {
 }
 
 impl Shape {
-    /// Chooses features and limits from an offer. `wanted_queues`: `None` = `default_queues`, or all queues if there are fewer.
+    /// Chooses features and limits from an offer.
     ///
     /// # Errors
     /// `EINVAL` when the device has fewer queues, `EIO` when the device cannot be a bdev.
-    pub(crate) fn new(
-        offer: &Offer,
-        wanted_queues: Option<u16>,
-        default_queues: u16,
-        size: u16,
-    ) -> Result<Self> {
+    pub(crate) fn new(offer: &Offer, wanted: Wanted) -> Result<Self> {
         let features = offer.features & KNOWN;
-        let limits = Limits::new(features, &offer.config)?;
-        let of_config = if features & feature::MQ != 0 { offer.config.num_queues } else { 1 };
-        let of_back_end = u16::try_from(offer.queues_max).unwrap_or(u16::MAX);
-        // A ring's number has 8 bits in some messages.
-        let most = of_config.min(of_back_end).clamp(1, 256);
-        let num_queues = match wanted_queues {
-            Some(wanted) if wanted > most => {
-                let allowed = format!("1 to {most}, the queues of the device");
-                return Err(Error::invalid("vq_count", wanted, allowed));
-            }
-            Some(wanted) => wanted,
-            None => default_queues.min(most),
-        };
-        let packed = features & ring::feature::RING_PACKED != 0;
-        let layout = Layout { size, slots_max: SLOTS_MAX, data_len: limits.data_len, packed };
-        let exp = offer.config.physical_block_exp.min(16);
+        let config = parse(&offer.config)?;
+        let limits = Limits::new(features, &config)?;
+        let of_config = if features & feature::MQ != 0 { config.num_queues } else { 1 };
+        let queues = (0, of_config.max(1));
+        let agreement = Agreement::new(offer, KNOWN, wanted, queues, limits.data_len)?;
+        let exp = config.physical_block_exp.min(16);
         let physical = if features & feature::TOPOLOGY != 0 { limits.block_size << exp } else { 0 };
         Ok(Self {
-            features,
-            num_queues,
-            layout,
+            agreement,
             block_size: limits.block_size,
             phys_block_size: physical,
             discard_max: limits.discard_max,
@@ -134,140 +106,71 @@ impl Shape {
     /// # Errors
     /// `EIO`; the text says what is missing.
     pub(crate) fn check(&self, offer: &Offer) -> Result<()> {
-        let refused =
-            |why: String| Err(Error::new(errno::EIO, format!("the device has changed: {why}")));
-        let missing = self.features & !offer.features;
-        if missing != 0 {
-            return refused(format!("it lacks features {missing:#x}"));
+        self.agreement.check(offer)?;
+        let features = self.agreement.features;
+        if (offer.features ^ features) & feature::RO != 0 {
+            return Err(changed("it is read-only now"));
         }
-        if (offer.features ^ self.features) & feature::RO != 0 {
-            return refused("it is read-only now".to_owned());
-        }
-        if u64::from(self.num_queues) > offer.queues_max {
-            return refused(format!(
-                "it has {} queues, and {} are used",
-                offer.queues_max, self.num_queues
-            ));
-        }
-        let now = Limits::new(self.features, &offer.config)?;
+        let now = Limits::new(features, &parse(&offer.config)?)?;
         if now.block_size != self.block_size {
-            return refused(format!(
-                "its blocks have {} bytes, not {}",
-                now.block_size, self.block_size
-            ));
+            let (now, before) = (now.block_size, self.block_size);
+            return Err(changed(&format!("its blocks have {now} bytes, not {before}")));
         }
-        let shrinks = now.data_len < self.layout.data_len
+        let shrinks = now.data_len < self.agreement.layout.data_len
             || now.discard_max < self.discard_max
             || now.zeroes_max < self.zeroes_max;
-        if shrinks {
-            return refused("it takes less in one request".to_owned());
-        }
-        Ok(())
+        if shrinks { Err(changed("it takes less in one request")) } else { Ok(()) }
     }
 
-    /// The size of a disk with this configuration, in blocks.
-    pub(crate) fn num_blocks(&self, config: &Config) -> u64 {
-        config.capacity / (u64::from(self.block_size) / SECTOR)
+    /// The size of a disk with this configuration space, in blocks.
+    ///
+    /// # Errors
+    /// `EIO` for a configuration space that is cut off.
+    pub(crate) fn num_blocks(&self, config: &[u8]) -> Result<u64> {
+        Ok(parse(config)?.capacity / (u64::from(self.block_size) / SECTOR))
     }
 
-    pub(crate) fn ring_features(&self) -> Features {
-        Features {
-            packed: self.layout.packed,
-            event_idx: self.features & ring::feature::EVENT_IDX != 0,
-            indirect: false,
-        }
+    /// The disk, with this many blocks.
+    ///
+    /// # Errors
+    /// `EINVAL` for a size that no bdev can have.
+    pub(crate) fn properties(&self, num_blocks: u64) -> Result<Properties> {
+        let flushes = self.agreement.has(feature::FLUSH);
+        Ok(Properties {
+            product: "VirtioBlk Disk",
+            geometry: Geometry::new(self.block_size, num_blocks)?,
+            phys_block_size: self.phys_block_size,
+            // A device that does not flush writes through. virtio 1.3, section 5.2.6.2.
+            has_write_cache: flushes,
+            is_read_only: self.agreement.has(feature::RO),
+            ops: self.ops(),
+            max_io_blocks: self.agreement.layout.data_len / self.block_size,
+            max_unmap: self.discard_max,
+            max_write_zeroes: self.zeroes_max,
+        })
     }
 
-    /// The ops of [`Bdev::OPS`] that the device does not support. Without a flush, the bus completes flushes itself.
-    fn missing_ops(&self) -> impl Iterator<Item = OpSet> {
-        let is_writable = !self.has(feature::RO);
+    /// The ops of the device. Without a flush, the bus completes flushes itself.
+    fn ops(&self) -> OpSet {
+        let is_writable = !self.agreement.has(feature::RO);
         let all = [
             (is_writable, OpSet::WRITE),
-            (self.has(feature::FLUSH), OpSet::FLUSH),
+            (self.agreement.has(feature::FLUSH), OpSet::FLUSH),
             (is_writable && self.discard_max > 0, OpSet::UNMAP),
             (is_writable && self.zeroes_max > 0, OpSet::WRITE_ZEROES),
         ];
-        all.into_iter().filter(|(is_there, _)| !is_there).map(|(_, op)| op)
+        let has = all.into_iter().filter(|(is_there, _)| *is_there);
+        has.fold(OpSet::READ, |ops, (_, op)| ops.with(op))
     }
 
-    fn has(&self, bit: u64) -> bool {
-        self.features & bit != 0
-    }
-}
-
-/// A block device as a bdev.
-#[derive(Debug)]
-pub struct VirtioBlk {
-    name: String,
-    path: String,
-    geometry: Geometry,
-    shape: Shape,
-    link: Arc<Link>,
-}
-
-impl VirtioBlk {
-    pub(crate) fn new(
-        name: &str,
-        path: &str,
-        shape: Shape,
-        num_blocks: u64,
-        link: Arc<Link>,
-    ) -> Result<Self> {
-        let geometry = Geometry::new(shape.block_size, num_blocks)?;
-        Ok(Self { name: name.to_owned(), path: path.to_owned(), geometry, shape, link })
+    pub(crate) fn dialect(&self) -> Dialect {
+        Dialect { block_size: self.block_size, flushes: self.agreement.has(feature::FLUSH) }
     }
 }
 
-impl Bdev for VirtioBlk {
-    type Params = NoParams;
-    type Channel = Channel;
-    const PRODUCT: &'static str = "VirtioBlk Disk";
-    /// `describe` removes the ops that the device does not support.
-    const OPS: OpSet =
-        OpSet::READ_WRITE.with(OpSet::FLUSH).with(OpSet::UNMAP).with(OpSet::WRITE_ZEROES);
-
-    channel_does_io!(woke);
-
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn geometry(&self) -> Geometry {
-        self.geometry
-    }
-
-    fn describe(&self, registration: &mut Registration) {
-        let shape = &self.shape;
-        for op in shape.missing_ops() {
-            registration.ops = registration.ops.without(op);
-        }
-        registration.is_read_only = shape.has(feature::RO);
-        // A device that does not flush writes through. virtio 1.3, section 5.2.6.2.
-        registration.has_write_cache = shape.has(feature::FLUSH);
-        registration.phys_block_size = shape.phys_block_size;
-        registration.max_io_blocks = shape.layout.data_len / shape.block_size;
-        registration.max_unmap = shape.discard_max;
-        registration.max_write_zeroes = shape.zeroes_max;
-    }
-
-    fn open_channel(&self) -> Result<Channel> {
-        let dialect =
-            Dialect { block_size: self.shape.block_size, flushes: self.shape.has(feature::FLUSH) };
-        Channel::open(dialect, Arc::clone(&self.link))
-    }
-
-    fn driver_specific(&self) -> Map<String, Value> {
-        let state = format!("{:?}", self.link.phase()).to_lowercase();
-        let virtio = json!({
-            "vq_count": self.shape.num_queues,
-            "vq_size": self.shape.layout.size,
-            "packed_ring": self.shape.layout.packed,
-            "type": "user",
-            "socket": self.path,
-            "state": state,
-        });
-        Map::from_iter([("virtio".to_owned(), virtio)])
-    }
+fn parse(config: &[u8]) -> Result<Config> {
+    Config::parse(config)
+        .ok_or_else(|| Error::new(errno::EIO, "the device's configuration space is cut off"))
 }
 
 /// Turns I/O into requests of a block device.
@@ -332,8 +235,8 @@ impl Dialect {
 mod tests {
     use super::*;
 
-    fn offer() -> Offer {
-        let config = Config {
+    fn config() -> Config {
+        Config {
             capacity: 2048,
             size_max: 128 << 10,
             seg_max: 126,
@@ -342,16 +245,27 @@ mod tests {
             max_discard_sectors: 1 << 20,
             max_write_zeroes_sectors: 1 << 20,
             ..Config::default()
-        };
-        Offer { features: KNOWN & !feature::RO & !feature::TOPOLOGY, queues_max: 128, config }
+        }
+    }
+
+    fn of_config(config: Config) -> Offer {
+        let features = KNOWN & !feature::RO & !feature::TOPOLOGY;
+        Offer { features, queues_max: 128, config: config.to_bytes().to_vec() }
+    }
+
+    fn offer() -> Offer {
+        of_config(config())
+    }
+
+    fn shape(offer: &Offer, count: Option<u16>, default: u16) -> Result<Shape> {
+        Shape::new(offer, Wanted { count, default, size: 512 })
     }
 
     #[test]
     fn queues_are_as_many_as_asked_for_and_never_more_than_the_device_has() {
-        let of = |wanted, default| Shape::new(&offer(), wanted, default, 512);
-        assert_eq!(of(None, 3).unwrap().num_queues, 3);
-        assert_eq!(of(None, 9).unwrap().num_queues, 4);
-        assert_eq!(of(Some(2), 9).unwrap().num_queues, 2);
+        let of = |count, default| shape(&offer(), count, default);
+        let count = |count, default| of(count, default).unwrap().agreement.num_queues;
+        assert_eq!((count(None, 3), count(None, 9), count(Some(2), 9)), (3, 4, 2));
         let error = of(Some(5), 1).unwrap_err();
         assert_eq!(error.errno(), errno::EINVAL);
         assert!(error.message().contains("vq_count"), "{error}");
@@ -359,49 +273,47 @@ mod tests {
 
     #[test]
     fn sizes_are_in_blocks_whatever_the_protocols_sectors_are() {
-        let shape = Shape::new(&offer(), None, 1, 512).unwrap();
-        assert_eq!((shape.block_size, shape.num_blocks(&offer().config)), (4096, 256));
-        assert_eq!((shape.discard_max, shape.zeroes_max), (1 << 17, 1 << 17));
-        assert_eq!(shape.layout.data_len, 128 << 10);
-        let config = Config { size_max: 0, ..offer().config };
-        let shape = Shape::new(&Offer { config, ..offer() }, None, 1, 512).unwrap();
-        assert_eq!(shape.layout.data_len, 128 << 10, "0 is no limit");
+        let of = shape(&offer(), None, 1).unwrap();
+        assert_eq!((of.block_size, of.num_blocks(&offer().config)), (4096, Ok(256)));
+        assert_eq!((of.discard_max, of.zeroes_max), (1 << 17, 1 << 17));
+        assert_eq!(of.agreement.layout.data_len, 128 << 10);
+        let of = shape(&of_config(Config { size_max: 0, ..config() }), None, 1).unwrap();
+        assert_eq!(of.agreement.layout.data_len, 128 << 10, "0 is no limit");
     }
 
     #[test]
     fn a_device_without_flush_leaves_flushes_to_the_bus() {
-        let shape = Shape::new(&offer(), None, 1, 512).unwrap();
-        assert_eq!(shape.missing_ops().count(), 0);
+        let all = shape(&offer(), None, 1).unwrap().ops();
+        assert!(all.contains(OpSet::FLUSH.with(OpSet::UNMAP).with(OpSet::WRITE_ZEROES)));
         let features = offer().features & !feature::FLUSH;
-        let shape = Shape::new(&Offer { features, ..offer() }, None, 1, 512).unwrap();
-        assert_eq!(shape.missing_ops().count(), 1);
-        assert!(shape.missing_ops().all(|op| op.contains(OpSet::FLUSH)));
+        let of = shape(&Offer { features, ..offer() }, None, 1).unwrap();
+        assert_eq!(of.ops(), all.without(OpSet::FLUSH));
     }
 
     #[test]
     fn devices_that_cannot_be_a_disk_are_refused() {
         for (blk_size, size_max) in [(0, 4096), (513, 4096), (256 << 10, 1 << 20), (4096, 4095)] {
-            let config = Config { blk_size, size_max, ..offer().config };
-            let error = Shape::new(&Offer { config, ..offer() }, None, 1, 512).unwrap_err();
+            let config = Config { blk_size, size_max, ..config() };
+            let error = shape(&of_config(config), None, 1).unwrap_err();
             assert_eq!(error.errno(), errno::EIO, "{blk_size} {size_max}");
         }
     }
 
     #[test]
     fn a_back_end_that_comes_back_must_be_able_to_do_what_was_agreed_on() {
-        let shape = Shape::new(&offer(), Some(4), 1, 512).unwrap();
+        let shape = shape(&offer(), Some(4), 1).unwrap();
         assert!(shape.check(&offer()).is_ok());
-        let grown = Config { capacity: 4096, ..offer().config };
-        assert!(shape.check(&Offer { config: grown, ..offer() }).is_ok());
+        let grown = Config { capacity: 4096, ..config() };
+        assert!(shape.check(&of_config(grown)).is_ok());
         let without = offer().features & !feature::FLUSH;
-        let other_blocks = Config { blk_size: 512, ..offer().config };
-        let shorter = Config { size_max: 4096, ..offer().config };
+        let other_blocks = Config { blk_size: 512, ..config() };
+        let shorter = Config { size_max: 4096, ..config() };
         for worse in [
             Offer { features: without, ..offer() },
             Offer { features: offer().features | feature::RO, ..offer() },
             Offer { queues_max: 3, ..offer() },
-            Offer { config: other_blocks, ..offer() },
-            Offer { config: shorter, ..offer() },
+            of_config(other_blocks),
+            of_config(shorter),
         ] {
             let error = shape.check(&worse).unwrap_err();
             assert!(error.message().contains("changed"), "{error}");

@@ -7,7 +7,7 @@ use drivebay_sdk::bdev::IoQueue;
 use drivebay_sdk::prelude::*;
 use drivebay_virtio::driver::{DriverQueue, Used};
 
-use crate::blk::Dialect;
+use crate::disk::{Dialect, Ended};
 use crate::link::{Link, Phase, Seat, clear, signal};
 
 /// Maximum number of completions that one round takes.
@@ -29,6 +29,9 @@ pub struct Channel {
     at_device: Vec<Option<BdevIo>>,
     /// I/O that found no free slot.
     waiting: IoQueue,
+    num_at_device: u32,
+    /// Requests that the device has handed back, modulo 2^32.
+    num_done: u32,
     /// Whether the device broke a rule. The controller knows about it.
     is_broken: bool,
 }
@@ -50,6 +53,8 @@ impl Channel {
             kick: None,
             at_device: Vec::new(),
             waiting: IoQueue::new(),
+            num_at_device: 0,
+            num_done: 0,
             is_broken: false,
         };
         channel.look();
@@ -73,12 +78,13 @@ impl Channel {
     fn put(&mut self, io: BdevIo) {
         let Some(queue) = &mut self.queue else { return io.complete(Status::IO_ERROR) };
         match self.dialect.submit(queue, &io) {
-            Some(slot) => {
+            Ok(slot) => {
+                self.num_at_device += 1;
                 if let Some(place) = self.at_device.get_mut(usize::from(slot)) {
                     *place = Some(io);
                 }
             }
-            None => io.complete(Status::NOT_SUPPORTED),
+            Err(status) => io.complete(status),
         }
     }
 
@@ -89,6 +95,9 @@ impl Channel {
             && let Some(kick) = &self.kick
         {
             signal(kick);
+        }
+        if let Some(seat) = self.own_seat() {
+            seat.note(self.num_at_device, self.num_done);
         }
     }
 
@@ -128,9 +137,14 @@ impl Channel {
         // The queue returns only slots that the device had, so there is an I/O.
         let place = self.at_device.get_mut(usize::from(used.slot));
         let Some(io) = place.and_then(Option::take) else { return };
-        let status = self.dialect.finish(queue, used.slot, &io);
+        let ended = self.dialect.finish(queue, used.slot, &io);
         queue.release(used.slot);
-        io.complete(status);
+        self.num_at_device -= 1;
+        self.num_done = self.num_done.wrapping_add(1);
+        match ended {
+            Ended::Done(result) => io.complete_with(result),
+            Ended::Again => self.waiting.push(io),
+        }
     }
 
     /// Puts waiting I/O into the free slots, and shows it to the device.
@@ -151,6 +165,7 @@ impl Channel {
         (self.queue, self.kick) = (found.queue, found.kick);
         let slots = self.queue.as_ref().map_or(0, DriverQueue::num_slots);
         let before = std::mem::take(&mut self.at_device);
+        self.num_at_device = 0;
         self.at_device.resize_with(slots.into(), || None);
         let mut rest = std::mem::take(&mut self.waiting);
         let mut all = IoQueue::new();

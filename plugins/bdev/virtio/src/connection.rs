@@ -3,11 +3,9 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::time::Duration;
 
 use drivebay_sdk::{Error, Result, errno};
-use drivebay_spec_vhost::blk;
 use drivebay_spec_vhost::front::answer;
 use drivebay_spec_vhost::message::{
     self, Config, F_PROTOCOL_FEATURES, HEADER_LEN, Header, MemoryRegion, Request, RingAddresses,
@@ -20,8 +18,6 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
     SocketFlags, SocketType,
 };
-
-use crate::link::Seat;
 
 /// How long a back end may take for an answer.
 pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -37,12 +33,12 @@ pub(crate) struct Connection {
     protocol: u64,
 }
 
-/// The features, number of queues and configuration that a back end offers.
-#[derive(Clone, Copy, Debug)]
+/// The features, number of queues and configuration space that a back end offers.
+#[derive(Clone, Debug)]
 pub(crate) struct Offer {
     pub(crate) features: u64,
     pub(crate) queues_max: u64,
-    pub(crate) config: blk::Config,
+    pub(crate) config: Vec<u8>,
 }
 
 /// The memory and the rings of a session.
@@ -50,26 +46,30 @@ pub(crate) struct Setup<'a> {
     pub(crate) features: u64,
     pub(crate) part: MemoryRegion,
     pub(crate) fd: BorrowedFd<'a>,
-    pub(crate) rings: &'a [Rings],
-    /// One for each ring.
-    pub(crate) seats: &'a [Seat],
-    /// One for each ring.
-    pub(crate) kicks: &'a [Arc<OwnedFd>],
+    pub(crate) rings: Vec<RingSetup<'a>>,
+}
+
+/// A ring with its eventfds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RingSetup<'a> {
+    pub(crate) rings: Rings,
+    pub(crate) call: &'a OwnedFd,
+    pub(crate) kick: &'a OwnedFd,
 }
 
 impl Connection {
-    /// Connects to a back end and asks for its offer.
+    /// Connects to a back end and asks for its offer, with `config_len` bytes of the configuration space.
     ///
     /// # Errors
     /// `EIO` with the reason.
-    pub(crate) fn open(path: &str) -> Result<(Self, Offer)> {
+    pub(crate) fn open(path: &str, config_len: usize) -> Result<(Self, Offer)> {
         let socket = connect(path).map_err(|error| failed(path, format!("connect: {error}")))?;
         let mut connection = Self { socket, path: path.to_owned(), protocol: 0 };
-        let offer = connection.learn()?;
+        let offer = connection.negotiate(config_len)?;
         Ok((connection, offer))
     }
 
-    fn learn(&mut self) -> Result<Offer> {
+    fn negotiate(&mut self, config_len: usize) -> Result<Offer> {
         let features = self.ask_number(&Request::GetFeatures)?;
         if features & feature::VERSION_1 == 0 {
             return Err(self.failed("the device is older than virtio 1.0"));
@@ -86,8 +86,8 @@ impl Connection {
         let has_queues = self.protocol & protocol::MQ != 0;
         let queues_max = if has_queues { self.ask_number(&Request::GetQueueNum)? } else { 1 };
         self.tell(&Request::SetOwner, &[])?;
-        let bytes = self.ask(&get_config())?;
-        let config = parse_config(&bytes)
+        let bytes = self.ask(&get_config(config_len))?;
+        let config = answer::config(&bytes)
             .ok_or_else(|| self.failed("its configuration space is cut off"))?;
         Ok(Offer { features, queues_max, config })
     }
@@ -107,9 +107,8 @@ impl Connection {
         }
         self.tell(&Request::SetMemTable(vec![setup.part]), &[setup.fd])?;
         let is_packed = setup.features & feature::RING_PACKED != 0;
-        let seats = setup.seats.iter().zip(setup.kicks);
-        for ((index, rings), (seat, kick)) in (0..=u8::MAX).zip(setup.rings).zip(seats) {
-            self.start_ring(index, rings, is_packed, [&seat.call, kick])?;
+        for (index, ring) in (0..=u8::MAX).zip(&setup.rings) {
+            self.start_ring(index, ring, is_packed)?;
         }
         for index in (0..).take(setup.rings.len()) {
             self.tell(&Request::SetVringEnable(RingState { index, num: 1 }), &[])?;
@@ -117,13 +116,8 @@ impl Connection {
         Ok(channel)
     }
 
-    fn start_ring(
-        &self,
-        number: u8,
-        rings: &Rings,
-        is_packed: bool,
-        [call, kick]: [&OwnedFd; 2],
-    ) -> Result<()> {
+    fn start_ring(&self, number: u8, ring: &RingSetup<'_>, is_packed: bool) -> Result<()> {
+        let RingSetup { rings, call, kick } = ring;
         let index = number.into();
         let fd = RingFd { index: number, has_fd: true };
         let size = RingState { index, num: rings.size.into() };
@@ -253,14 +247,9 @@ pub(crate) fn to_message(request: &Request, needs_reply: bool) -> Vec<u8> {
     [&header.to_bytes()[..], &payload].concat()
 }
 
-/// The request for the configuration space.
-pub(crate) fn get_config() -> Request {
-    Request::GetConfig(Config { offset: 0, flags: 0, bytes: vec![0; blk::CONFIG_LEN] })
-}
-
-/// Parses the configuration space from the payload of its answer.
-pub(crate) fn parse_config(payload: &[u8]) -> Option<blk::Config> {
-    blk::Config::parse(&answer::config(payload)?)
+/// The request for `len` bytes of the configuration space.
+pub(crate) fn get_config(len: usize) -> Request {
+    Request::GetConfig(Config { offset: 0, flags: 0, bytes: vec![0; len] })
 }
 
 fn failed(path: &str, why: impl Into<String>) -> Error {

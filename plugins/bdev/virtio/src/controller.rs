@@ -7,32 +7,33 @@
 //! ```
 //!
 //! When the socket of a back end closes, the back end executes no I/O any more. So the plugin submits the I/O in flight again
-//! in the next session. A back end that breaks a rule may still execute its I/O. Then the I/O in flight fails.
+//! in the next session. A back end that breaks a rule, or hangs, may still execute its I/O. Then the I/O in flight fails.
+
+mod disks;
+mod session;
 
 use std::cell::Cell;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drivebay_sdk::bdev::{self, check_name};
+use drivebay_sdk::bdev::check_name;
 use drivebay_sdk::prelude::*;
-use drivebay_sdk::runtime::net::Stream;
 use drivebay_sdk::runtime::notify::Notify;
 use drivebay_sdk::runtime::task::{self, Either};
 use drivebay_sdk::runtime::worker;
-use drivebay_sdk::serde_json::Value;
+use drivebay_sdk::serde_json::{Value, json};
 use drivebay_sdk::thread;
-use drivebay_spec_vhost::message::{BACKEND_CONFIG_CHANGE, HEADER_LEN, Header};
-use drivebay_virtio::driver::{DriverQueue, SharedMemory};
 use rustix::io::Errno;
+use session::{Ready, Session};
 
-use crate::blk::{Shape, VirtioBlk};
-use crate::connection::{
-    ANSWER_LIMIT, Connection, Offer, Setup, get_config, parse_config, to_message,
-};
-use crate::link::{Link, new_eventfd};
-use crate::rpc::Attach;
+use crate::agreement::Wanted;
+use crate::connection::{Connection, Offer};
+use crate::device::{Device, config_len};
+use crate::disk;
+use crate::link::Link;
+use crate::rpc::{Attach, Kind};
+use crate::scsi::units::Units;
 
 /// Entries of a queue when `vq_size` is absent.
 const SIZE: u32 = 512;
@@ -43,21 +44,16 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Pause between two later attempts.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// A controller with one block device.
+/// A controller with one block device, or a SCSI host and its units.
 pub(crate) struct Controller {
     params: Attach,
-    shape: Shape,
+    device: Device,
     link: Arc<Link>,
+    /// The units of a SCSI host.
+    units: Units,
     wants_to_end: Cell<bool>,
     has_ended: Cell<bool>,
     changed: Notify,
-}
-
-/// A session that runs.
-struct Session {
-    socket: Stream,
-    /// The channel on which the back end reports changes.
-    channel: Option<Stream>,
 }
 
 /// Why a session ended.
@@ -65,45 +61,43 @@ enum End {
     Detached,
     /// The back end has closed its socket.
     Lost(String),
-    /// The back end broke a rule. It may still execute I/O.
+    /// The back end broke a rule, or hangs. It may still execute I/O.
     Broken(String),
 }
 
 impl Controller {
-    /// Connects to a back end and registers its bdev. `[app thread]`
+    /// Connects to a back end and registers its bdevs. `[app thread]`
     ///
     /// # Errors
     /// `EINVAL` for a parameter, `EIO` for a back end that the plugin cannot use, `EEXIST` when a bdev has that name.
     pub(crate) async fn attach(params: Attach) -> Result<Rc<Self>> {
         check_name(params.name.clone())?;
         let size = ring_size(params.vq_size)?;
-        let wanted = params.vq_count.and_then(|count| u16::try_from(count).ok()).filter(|&n| n > 0);
-        let (connection, offer) = open(&params.traddr).await?;
+        let count = params.vq_count.and_then(|count| u16::try_from(count).ok()).filter(|&n| n > 0);
+        let (connection, offer) = open(&params.traddr, params.dev_type).await?;
         // One queue for each reactor, and one for the app thread, which examines bdevs.
         let default = u16::try_from(thread::cores().count() + 1).unwrap_or(u16::MAX);
-        let shape = Shape::new(&offer, wanted, default, size)?;
-        let params = Attach {
-            vq_count: Some(shape.num_queues.into()),
-            vq_size: Some(size.into()),
-            ..params
-        };
-        let link = Arc::new(Link::new(shape.num_queues)?);
+        let device = Device::new(params.dev_type, &offer, Wanted { count, default, size })?;
+        let num_queues = device.agreement().num_queues;
+        let params =
+            Attach { vq_count: Some(num_queues.into()), vq_size: Some(size.into()), ..params };
         let controller = Rc::new(Self {
             params,
-            shape,
-            link,
+            device,
+            link: Arc::new(Link::new(num_queues)?),
+            units: Units::default(),
             wants_to_end: Cell::new(false),
             has_ended: Cell::new(false),
             changed: Notify::new(),
         });
-        let session = controller.start(connection).await?;
-        let num_blocks = shape.num_blocks(&offer.config);
-        let Attach { name, traddr, .. } = &controller.params;
-        let bdev = VirtioBlk::new(name, traddr, shape, num_blocks, Arc::clone(&controller.link))?;
-        // No method: the saved configuration contains the controller, not the bdev.
-        App::here(|app| bdev::register(app, bdev, "", Value::Null))??;
+        let Ready { session, queues, kicks } = controller.start(connection).await?;
+        controller.link.up(queues, kicks);
+        if let Err(error) = controller.register(&session, &offer).await {
+            controller.unregister_all().await;
+            return Err(error);
+        }
         let follow = Rc::clone(&controller).follow(session);
-        task::spawn(format!("virtio {name}"), follow)?.detach();
+        task::spawn(format!("virtio {}", controller.params.name), follow)?.detach();
         Ok(controller)
     }
 
@@ -112,70 +106,21 @@ impl Controller {
         &self.params
     }
 
-    /// Unregisters the bdev, then ends the session. If the back end does not complete the I/O in flight within
+    /// The controller, as `bdev_virtio_scsi_get_devices` shows it; `None` for a block device.
+    pub(crate) fn scsi_view(&self) -> Option<Value> {
+        let Device::Scsi(shape) = &self.device else { return None };
+        let virtio = disk::view(&self.params.traddr, &shape.agreement);
+        Some(json!({"name": self.params.name, "virtio": virtio}))
+    }
+
+    /// Unregisters the bdevs, then ends the session. If the back end does not complete the I/O in flight within
     /// `WAIT_LIMIT`, the I/O fails. `[app thread]`
     pub(crate) async fn detach(&self) {
         self.wants_to_end.set(true);
         self.changed.notify();
-        let name = &self.params.name;
-        if let Ok(bdev) = bdev::find::<VirtioBlk>(name) {
-            let (done, mut gone) = task::oneshot::channel();
-            let unregister =
-                App::here(|app| bdev.unregister(app, move |_, result| drop(done.send(result))));
-            if unregister.is_ok() {
-                let waited = task::select(&mut gone, task::sleep(WAIT_LIMIT)).await;
-                let result = match waited {
-                    Either::Left(result) => result,
-                    Either::Right(()) => {
-                        let sec = WAIT_LIMIT.as_secs();
-                        warn!(
-                            "{name}: the back end did not complete its I/O within {sec} s, so the I/O fails"
-                        );
-                        self.link.fail();
-                        gone.await
-                    }
-                };
-                if let Ok(Err(error)) = result {
-                    error!("{name}: {}", error.message());
-                }
-            }
-        }
+        self.unregister_all().await;
         self.changed.notify();
         self.changed.until(|| self.has_ended.get()).await;
-    }
-
-    /// Gives memory and rings to a back end, and the queues to the channels.
-    async fn start(&self, connection: Connection) -> Result<Session> {
-        let shape = self.shape;
-        let len = shape.layout.len_bytes();
-        let memory = Arc::new(SharedMemory::new(len * usize::from(shape.num_queues))?);
-        let queue = |index: u16| {
-            let offset = usize::from(index) * len;
-            DriverQueue::new(Arc::clone(&memory), offset, shape.layout, shape.ring_features())
-        };
-        let queues: Vec<DriverQueue> = (0..shape.num_queues).map(queue).collect();
-        let rings: Vec<_> = queues.iter().map(DriverQueue::rings).collect();
-        let kick = |_| new_eventfd().map(Arc::new);
-        let kicks: Vec<Arc<OwnedFd>> = (0..shape.num_queues).map(kick).collect::<Result<_>>()?;
-        let link = Arc::clone(&self.link);
-        let (of_worker, kicks_of_worker) = (Arc::clone(&memory), kicks.clone());
-        let started = worker::run("virtio start", move || {
-            let setup = Setup {
-                features: shape.features,
-                part: of_worker.part(),
-                fd: of_worker.fd(),
-                rings: &rings,
-                seats: link.seats(),
-                kicks: &kicks_of_worker,
-            };
-            let channel = connection.start(&setup)?;
-            Ok::<_, Error>((connection.into_socket(), channel))
-        });
-        let (socket, channel): (OwnedFd, Option<OwnedFd>) = started.await??;
-        let channel = channel.map(Stream::from_fd).transpose()?;
-        let session = Session { socket: Stream::from_fd(socket)?, channel };
-        self.link.up(queues, kicks);
-        Ok(session)
     }
 
     /// Keeps the controller connected until it is detached.
@@ -195,7 +140,7 @@ impl Controller {
                 }
                 End::Broken(why) => {
                     error!(
-                        "{name}: the back end broke a rule: {why}; its I/O fails, and the plugin connects again"
+                        "{name}: the back end {why}; its I/O fails, and the plugin connects again"
                     );
                     self.link.fail();
                 }
@@ -206,77 +151,9 @@ impl Controller {
         self.changed.notify();
     }
 
-    /// Waits until the session ends. Meanwhile resizes the bdev when the disk changes.
-    async fn watch(&self, mut session: Session) -> End {
-        loop {
-            let changed = notice(&mut session.channel);
-            let mut byte = [0];
-            let lost = session.socket.read_exact(&mut byte);
-            let broken = async {
-                self.link.broken.until(|| self.link.why_broken().is_some()).await;
-            };
-            let detached = self.changed.until(|| self.is_detached());
-            let first =
-                task::select(task::select(changed, lost), task::select(broken, detached)).await;
-            match first {
-                Either::Left(Either::Left(Ok(()))) => {
-                    let taken = self.take_over_size(&mut session.socket);
-                    let error = match task::timeout(ANSWER_LIMIT, taken).await {
-                        Ok(Ok(())) => continue,
-                        Ok(Err(error)) => error,
-                        Err(elapsed) => elapsed.into(),
-                    };
-                    let why = format!("its new size is unknown: {}", error.message());
-                    return if is_closed(&error) { End::Lost(why) } else { End::Broken(why) };
-                }
-                Either::Left(Either::Left(Err(error))) => {
-                    let name = &self.params.name;
-                    info!("{name}: the back end reports no more changes: {}", error.message());
-                    session.channel = None;
-                }
-                Either::Left(Either::Right(Err(error))) => {
-                    let why = error.message().to_owned();
-                    return if is_closed(&error) { End::Lost(why) } else { End::Broken(why) };
-                }
-                Either::Left(Either::Right(Ok(()))) => {
-                    return End::Broken("it sent a message that nobody asked for".to_owned());
-                }
-                Either::Right(Either::Left(())) => {
-                    return End::Broken(self.link.why_broken().unwrap_or_default());
-                }
-                Either::Right(Either::Right(())) => return End::Detached,
-            }
-        }
-    }
-
-    /// Whether the session can end: the controller is being detached, and its bdev is gone.
+    /// Whether the session can end: the controller is being detached, and its bdevs are gone.
     fn is_detached(&self) -> bool {
-        self.wants_to_end.get() && bdev::find::<VirtioBlk>(&self.params.name).is_err()
-    }
-
-    /// Asks the back end for the size of its disk and resizes the bdev.
-    async fn take_over_size(&self, socket: &mut Stream) -> Result<()> {
-        socket.write_all(&to_message(&get_config(), false)).await?;
-        let mut header = [0; HEADER_LEN];
-        socket.read_exact(&mut header).await?;
-        let wrong = |why: String| Error::new(errno::EIO, format!("GET_CONFIG: {why}"));
-        let header = Header::parse(header).map_err(|error| wrong(error.to_string()))?;
-        let mut payload = vec![0; header.len as usize];
-        socket.read_exact(&mut payload).await?;
-        let config = parse_config(&payload)
-            .filter(|_| header.is_reply)
-            .ok_or_else(|| wrong("not an answer".to_owned()))?;
-        self.resize(self.shape.num_blocks(&config));
-        Ok(())
-    }
-
-    fn resize(&self, num_blocks: u64) {
-        let name = &self.params.name;
-        let resized = App::here(|app| bdev::find::<VirtioBlk>(name)?.resize(app, num_blocks));
-        match resized.and_then(|result| result) {
-            Ok(()) => info!("{name}: the disk has {num_blocks} blocks now"),
-            Err(error) => warn!("{name}: cannot resize the bdev to {num_blocks} blocks: {error}"),
-        }
+        self.wants_to_end.get() && self.has_no_bdevs()
     }
 
     /// Tries to connect until a back end answers. Returns `None` when the controller is being detached.
@@ -286,7 +163,7 @@ impl Controller {
         let mut last = String::new();
         loop {
             if self.wants_to_end.get() && !has_failed {
-                // The bdev goes when its I/O has ended.
+                // The bdevs go when their I/O has ended.
                 has_failed = true;
                 self.link.fail();
             }
@@ -320,14 +197,13 @@ impl Controller {
     }
 
     async fn try_again(&self) -> Result<Session> {
-        let (connection, offer) = open(&self.params.traddr).await?;
-        self.shape.check(&offer)?;
-        let num_blocks = self.shape.num_blocks(&offer.config);
-        let session = self.start(connection).await?;
-        let known = bdev::find::<VirtioBlk>(&self.params.name);
-        if known.is_ok() {
-            self.resize(num_blocks);
-        }
+        let (connection, offer) = open(&self.params.traddr, self.params.dev_type).await?;
+        self.device.check(&offer)?;
+        let Ready { session, queues, kicks } = self.start(connection).await?;
+        // I/O must not go to another unit than before, so this looks at the units first.
+        let found = self.find_units(&session).await?;
+        self.link.up(queues, kicks);
+        self.follow_disks(&offer, found).await;
         Ok(session)
     }
 }
@@ -337,9 +213,9 @@ fn is_closed(error: &Error) -> bool {
     [Errno::PIPE, Errno::CONNRESET].iter().any(|closed| closed.raw_os_error() == error.errno())
 }
 
-async fn open(path: &str) -> Result<(Connection, Offer)> {
+async fn open(path: &str, kind: Kind) -> Result<(Connection, Offer)> {
     let path = path.to_owned();
-    worker::run("virtio connect", move || Connection::open(&path)).await?
+    worker::run("virtio connect", move || Connection::open(&path, config_len(kind))).await?
 }
 
 fn ring_size(given: Option<u32>) -> Result<u16> {
@@ -348,26 +224,4 @@ fn ring_size(given: Option<u32>) -> Result<u16> {
     let refused = || Error::invalid("vq_size", size, allowed);
     let size = u16::try_from(size).map_err(|_| refused())?;
     if size < 4 || !size.is_power_of_two() { Err(refused()) } else { Ok(size) }
-}
-
-/// Waits until the back end reports that its disk has changed. Without a channel this never ends.
-async fn notice(channel: &mut Option<Stream>) -> Result<()> {
-    let Some(channel) = channel else { return std::future::pending().await };
-    loop {
-        let mut header = [0; HEADER_LEN];
-        channel.read_exact(&mut header).await?;
-        let wrong = |why: String| Error::new(errno::EIO, format!("its own channel: {why}"));
-        let header = Header::parse(header).map_err(|error| wrong(error.to_string()))?;
-        let mut payload = vec![0; header.len as usize];
-        channel.read_exact(&mut payload).await?;
-        if header.needs_reply {
-            let (request, needs_reply, is_reply) = (header.request, false, true);
-            let answer = Header { request, needs_reply, is_reply, len: 8 };
-            let done = u64::from(header.request != BACKEND_CONFIG_CHANGE);
-            channel.write_all(&[&answer.to_bytes()[..], &done.to_le_bytes()].concat()).await?;
-        }
-        if header.request == BACKEND_CONFIG_CHANGE {
-            return Ok(());
-        }
-    }
 }

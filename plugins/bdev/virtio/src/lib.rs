@@ -2,19 +2,25 @@
 //!
 //! - [`rpc`] has the methods. `app` has the state of the plugin on the app thread.
 //! - `controller` connects to a back end, watches it and connects again. `connection` sets a session up, on a worker.
+//! - `device` is what a back end serves: a block device (`blk`), or a SCSI host with units (`scsi`). `agreement` is what the first
+//!   session agreed on with it.
 //! - `link` has the queues of the current session, which the controller shares with the channels.
-//! - `channel` is the queue of one thread. [`blk`] turns I/O into requests of a block device.
+//! - [`disk`] is a bdev. `channel` is its queue on one thread.
 //!
 //! `docs/virtio.md` has the terms and says what happens when a back end goes away.
 #![forbid(unsafe_code)]
 
+mod agreement;
 mod app;
-pub mod blk;
+mod blk;
 mod channel;
 mod connection;
 mod controller;
+mod device;
+pub mod disk;
 mod link;
 pub mod rpc;
+mod scsi;
 
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::{Stopping, bdev as bus};

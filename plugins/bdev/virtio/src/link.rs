@@ -4,7 +4,7 @@
 //! counts changes. A channel compares it in each round, and takes its new queue when it differs.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use drivebay_sdk::runtime::notify::Notify;
@@ -12,11 +12,31 @@ use drivebay_sdk::{Error, Result, errno};
 use drivebay_virtio::driver::DriverQueue;
 use rustix::event::{EventfdFlags, eventfd};
 
-/// The place of a channel. It outlives sessions.
+/// The place of a channel. It outlives sessions. Channels write to their seats in each round, so seats share no cache line.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(crate) struct Seat {
     /// Wakes the channel when the device has handed back requests, or the session has changed.
     pub(crate) call: OwnedFd,
+    /// Requests at the device.
+    num_at_device: AtomicU32,
+    /// Requests that the device has handed back, modulo 2^32.
+    num_done: AtomicU32,
+}
+
+impl Seat {
+    /// Stores what the device has and has done. `[reactor]`
+    #[inline]
+    pub(crate) fn note(&self, num_at_device: u32, num_done: u32) {
+        self.num_at_device.store(num_at_device, Ordering::Relaxed);
+        self.num_done.store(num_done, Ordering::Relaxed);
+    }
+
+    /// What the device has done, if it has requests now.
+    fn progress(&self) -> Option<u32> {
+        let has_some = self.num_at_device.load(Ordering::Relaxed) > 0;
+        has_some.then(|| self.num_done.load(Ordering::Relaxed))
+    }
 }
 
 /// The state of the session.
@@ -66,7 +86,8 @@ impl Link {
     /// # Errors
     /// `EMFILE` when the system is out of descriptors.
     pub(crate) fn new(num_queues: u16) -> Result<Self> {
-        let seat = |_| new_eventfd().map(|call| Seat { call });
+        let seat =
+            |_| Ok(Seat { call: new_eventfd()?, num_at_device: 0.into(), num_done: 0.into() });
         let seats = (0..num_queues).map(seat).collect::<Result<_>>()?;
         let state = State {
             phase: Phase::Waiting,
@@ -111,6 +132,12 @@ impl Link {
         {
             signal(&seat.call);
         }
+    }
+
+    /// For each seat, what the device has done, if it has requests of the seat now. A seat whose value stays the same makes no
+    /// progress. `[app thread]`
+    pub(crate) fn progress(&self) -> Vec<Option<u32>> {
+        self.seats.iter().map(Seat::progress).collect()
     }
 
     /// The rule that the device broke, if a channel has found one. `[app thread]`

@@ -11,21 +11,25 @@ use crate::controller::Controller;
 params! {
     /// Parameters of `bdev_virtio_attach_controller`.
     pub struct Attach {
-        /// Name of the controller, and of its bdev.
+        /// Name of the controller, and of the bdev of a block device. The bdev of target 3 of a SCSI host is `<name>t3`.
         pub name: String,
         /// Transport. Only `user` (vhost-user) is supported.
         pub trtype: Transport,
         /// Path of the back end's Unix socket.
         pub traddr: String,
-        /// Kind of device. Only `blk` is supported.
+        /// Kind of device.
         pub dev_type: Kind,
-        /// Number of queues. Each thread that uses the bdev takes one. When absent or 0: one for each reactor and one for
-        /// the app thread, or all queues of the device if it has fewer.
+        /// Number of queues. Each thread that uses a bdev takes one. When absent or 0: one for each reactor and one for
+        /// the app thread, eight times as many for a SCSI host, or all queues of the device if it has fewer.
         #[range(0..=1024)]
         pub vq_count: Option<u32>,
         /// Number of entries of each queue, a power of two; 512 when absent or 0. A request takes three entries.
         #[range(0..=32_768)]
         pub vq_size: Option<u32>,
+        /// Seconds in which the back end must complete an I/O of each queue that has some; 0 = no limit. Otherwise the I/O of the
+        /// controller fails, and the plugin connects again.
+        #[range(0..=3_600)]
+        pub timeout_sec: u32 = 60,
     }
 
     /// The transport of a device.
@@ -42,7 +46,7 @@ params! {
     pub enum Kind {
         /// A block device.
         Blk = "blk",
-        /// A SCSI host; not supported yet.
+        /// A SCSI host.
         Scsi = "scsi",
     }
 
@@ -65,8 +69,8 @@ params! {
 pub(crate) fn register(app: &App) -> Result<()> {
     Method::task(
         "bdev_virtio_attach_controller",
-        "Connects to a vhost-user back end and creates a bdev for its disk.\n\n\
-         Returns when the bdev exists.",
+        "Connects to a vhost-user back end and creates bdevs for its disks.\n\n\
+         Returns when the bdevs exist. The bdevs of a SCSI host come and go with its units.",
         attach,
     )
     .describe(|method| {
@@ -75,12 +79,12 @@ pub(crate) fn register(app: &App) -> Result<()> {
             .error(-5, "io", "The plugin cannot connect to the back end or use its device. The message says why.")
             .error(-17, "exists", "A controller or bdev has that name.")
             .error(-22, "invalid_value", "The value of a parameter is not allowed.")
-            .error(-95, "not_supported", "The transport or kind of device is not supported.")
+            .error(-95, "not_supported", "The transport is not supported.")
     })
     .register(app)?;
     Method::task(
         "bdev_virtio_detach_controller",
-        "Removes a controller with its bdev.\n\nReturns when the bdev is gone and the back end is disconnected.",
+        "Removes a controller with its bdevs.\n\nReturns when the bdevs are gone and the back end is disconnected.",
         async |_: &App, params: Detach| detach(params).await,
     )
     .describe(|method| {
@@ -89,8 +93,13 @@ pub(crate) fn register(app: &App) -> Result<()> {
     .register(app)?;
     Method::immediate(
         "bdev_virtio_scsi_get_devices",
-        "Lists the SCSI controllers. There are none yet.",
-        |_, _: NoParams| Ok(Vec::<Value>::new()),
+        "Lists the SCSI controllers.",
+        |_, _: NoParams| {
+            let app = app::get()?;
+            let controllers = app.controllers.borrow();
+            let scsi = controllers.values().filter_map(|controller| controller.scsi_view());
+            Ok(scsi.collect::<Vec<Value>>())
+        },
     )
     .describe(|method| method.result("The controllers."))
     .register(app)?;
@@ -114,17 +123,15 @@ async fn attach(_: &App, params: Attach) -> Result<Vec<String>> {
         Transport::Pci => return Err(not_supported("trtype", "pci", "user")),
         Transport::VfioUser => return Err(not_supported("trtype", "vfio-user", "user")),
     }
-    if matches!(params.dev_type, Kind::Scsi) {
-        return Err(not_supported("dev_type", "scsi", "blk"));
-    }
     if app.find(&params.name).is_some() {
         let why = format!("name '{}': a virtio controller has that name", params.name);
         return Err(Error::new(errno::EEXIST, why));
     }
     let name = params.name.clone();
     let controller = Controller::attach(params).await?;
-    app.controllers.borrow_mut().insert(name.clone(), controller);
-    Ok(vec![name])
+    let bdevs = controller.bdevs();
+    app.controllers.borrow_mut().insert(name, controller);
+    Ok(bdevs)
 }
 
 async fn detach(params: Detach) -> Result<bool> {

@@ -134,7 +134,9 @@ impl Target {
 
     async fn take_over(&self, active: &Active, id: u32, source: &Arc<Source>) -> Result<()> {
         let expected = params(&source.info)?;
-        let looking = move |control: &mut Control| Ok((control.info(id)?, control.size(id)?));
+        let looking = move |control: &mut Control| {
+            Ok::<_, std::io::Error>((control.info(id)?, control.size(id)?))
+        };
         let (info, size) = control(format!("looking at {}", path(id)), looking).await?;
         if size != (expected.block_size, expected.num_sectors) {
             let why = format!(

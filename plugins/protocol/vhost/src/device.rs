@@ -222,6 +222,14 @@ impl Service {
         }
     }
 
+    /// When a time limit ends, on the host's clock in nanoseconds; `u64::MAX` when there is none.
+    fn next_ns(&self) -> u64 {
+        match self {
+            Self::Blk(_) => u64::MAX,
+            Self::Scsi(scsi) => scsi.next_ns(),
+        }
+    }
+
     /// Rings the doorbells of the bdevs.
     fn flush(&self) {
         match self {
@@ -258,7 +266,8 @@ impl Poll for Round {
 
     fn next_ns(&mut self) -> u64 {
         let rings = self.0.rings.borrow();
-        rings.iter().map(|ring| ring.state.borrow().pace.next_ns()).min().unwrap_or(u64::MAX)
+        let calls = rings.iter().map(|ring| ring.state.borrow().pace.next_ns());
+        calls.min().unwrap_or(u64::MAX).min(self.0.service.next_ns())
     }
 
     fn prepare_sleep(&mut self) -> bool {

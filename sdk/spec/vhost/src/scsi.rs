@@ -113,6 +113,18 @@ impl Request {
         let _attributes: [u8; 3] = r.array()?;
         Some(Self { address, tag, cdb: r.array()? })
     }
+
+    /// Encodes the header of a request for unit 0 of a target.
+    #[must_use]
+    pub fn to_bytes(target: u8, tag: u64, cdb: &[u8; 16]) -> [u8; REQUEST_LEN] {
+        let mut bytes = [0; REQUEST_LEN];
+        let all = Address::of_target(target).into_iter().chain(tag.to_le_bytes());
+        // Task attribute (simple), priority and CRN.
+        for (place, byte) in bytes.iter_mut().zip(all.chain([0; 3]).chain(*cdb)) {
+            *place = byte;
+        }
+        bytes
+    }
 }
 
 /// The result of a request.
@@ -140,6 +152,77 @@ impl Response<'_> {
             *place = byte;
         }
         bytes
+    }
+}
+
+impl<'a> Response<'a> {
+    /// Parses a response. The sense data is no longer than its field, whatever length the device gives.
+    #[must_use]
+    pub fn parse(bytes: &'a [u8; RESPONSE_LEN]) -> Option<Self> {
+        let mut r = Reader(bytes);
+        let (sense_len, residual) = (r.u32()?, r.u32()?);
+        let [_, _, status, response] = r.array()?;
+        let sense_len = usize::try_from(sense_len).unwrap_or(SENSE_LEN).min(r.0.len());
+        Some(Self { response, status, residual, sense: bytes.get(12..12 + sense_len)? })
+    }
+}
+
+/// An event of the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// One of [`event`], without the flag [`event::MISSED`].
+    pub event: u32,
+    /// Whether the device lost events.
+    pub missed: bool,
+    /// The target; `None` when the bytes are not a valid address.
+    pub target: Option<u8>,
+    /// The reason, which depends on the event.
+    pub reason: u32,
+}
+
+impl Event {
+    /// Parses an event.
+    #[must_use]
+    pub fn parse(bytes: &[u8; EVENT_LEN]) -> Option<Self> {
+        let mut r = Reader(bytes);
+        let (event, address) = (r.u32()?, Address::parse(r.array()?));
+        Some(Self {
+            event: event & !event::MISSED,
+            missed: event & event::MISSED != 0,
+            target: address.map(|address| address.target),
+            reason: r.u32()?,
+        })
+    }
+}
+
+/// Length of the configuration space, in bytes.
+pub const CONFIG_LEN: usize = 36;
+
+/// What a driver needs of the configuration space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Number of request queues.
+    pub num_queues: u32,
+    /// Most segments of the data of a request.
+    pub segments_max: u32,
+    /// Length of the field for sense data, in bytes.
+    pub sense_len: u32,
+    /// Length of the CDB field, in bytes.
+    pub cdb_len: u32,
+    /// Highest target.
+    pub target_max: u16,
+}
+
+impl Config {
+    /// Parses the configuration space. `None` when it is cut off.
+    #[must_use]
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let mut r = Reader(bytes.get(..CONFIG_LEN)?);
+        let (num_queues, segments_max) = (r.u32()?, r.u32()?);
+        let (_sectors, _commands, _event_len) = (r.u32()?, r.u32()?, r.u32()?);
+        let (sense_len, cdb_len) = (r.u32()?, r.u32()?);
+        let (_channel, target_max) = (r.u16()?, r.u16()?);
+        Some(Self { num_queues, segments_max, sense_len, cdb_len, target_max })
     }
 }
 
@@ -286,7 +369,28 @@ mod tests {
 
     #[test]
     fn an_event_names_its_target() {
-        let bytes = event_bytes(event::TRANSPORT_RESET, 4, event::REMOVED);
+        let mut bytes = event_bytes(event::TRANSPORT_RESET, 4, event::REMOVED);
         assert_eq!(bytes, [1, 0, 0, 0, 1, 4, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0]);
+        let (event, reason) = (event::TRANSPORT_RESET, event::REMOVED);
+        let read = Event { event, missed: false, target: Some(4), reason };
+        assert_eq!(Event::parse(&bytes), Some(read));
+        bytes[3] = 0x80;
+        assert_eq!(Event::parse(&bytes), Some(Event { missed: true, ..read }));
+    }
+
+    #[test]
+    fn the_driver_reads_what_the_device_writes() {
+        let cdb = [7; 16];
+        let header = Request::to_bytes(3, 9, &cdb);
+        let address = Some(Address { target: 3, lun: 0 });
+        assert_eq!(Request::parse(&header), Some(Request { address, tag: 9, cdb }));
+        let response = Response { response: 1, status: 2, residual: 512, sense: &[0x70, 0, 5] };
+        assert_eq!(Response::parse(&response.to_bytes()), Some(response));
+        let mut lies = response.to_bytes();
+        lies[..4].copy_from_slice(&[0xff; 4]);
+        assert_eq!(Response::parse(&lies).unwrap().sense.len(), SENSE_LEN);
+        let config = Config::parse(&config_bytes(4, 8)).unwrap();
+        assert_eq!((config.num_queues, config.target_max, config.cdb_len), (4, 7, 32));
+        assert_eq!(Config::parse(&config_bytes(4, 8)[..35]), None);
     }
 }

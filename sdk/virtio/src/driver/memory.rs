@@ -62,6 +62,18 @@ impl SharedMemory {
         Self { base, len, fd, _region: None }
     }
 
+    /// Shared memory in the memory of a fuzzer.
+    ///
+    /// # Panics
+    /// When the system has no descriptor left.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    #[expect(clippy::expect_used, reason = "a fuzzer cannot go on")]
+    pub fn over(words: &'static [AtomicU64]) -> Self {
+        let fd = rustix::fs::memfd_create("fuzz", MemfdFlags::CLOEXEC).expect("a descriptor");
+        Self { base: NonNull::from(words).cast(), len: size_of_val(words), fd, _region: None }
+    }
+
     /// Length, in bytes.
     #[must_use]
     pub fn len_bytes(&self) -> usize {

@@ -132,7 +132,7 @@ pub enum Data<'a> {
 /// A request for the device.
 #[derive(Clone, Copy, Debug)]
 pub struct Ask<'a> {
-    /// The header, at most [`HEADER_MAX`] bytes.
+    /// The header, at most [`HEADER_MAX`] bytes; empty for a request that is only an answer, such as a buffer for events.
     pub header: &'a [u8],
     /// The data, at most [`Layout::data_len`] bytes.
     pub data: Data<'a>,
@@ -269,6 +269,7 @@ impl DriverQueue {
         }
         let more = |piece: Piece| Piece { flags: piece.flags | F_NEXT, ..piece };
         match (len > 0, is_written && ask.answer_first) {
+            (false, _) if ask.header.is_empty() => self.add(slot, &[answer]),
             (false, _) => self.add(slot, &[header, answer]),
             (true, false) => self.add(slot, &[header, more(data), answer]),
             (true, true) => self.add(slot, &[header, more(answer), data]),

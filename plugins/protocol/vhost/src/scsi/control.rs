@@ -1,16 +1,23 @@
-//! The control queue: task management. A target cannot abort an I/O at the bdev, so the answer waits until that I/O has ended.
+//! The control queue: task management. A target cannot abort an I/O at the bdev, so the answer waits until that I/O has ended, but
+//! not for ever: after a time limit the function fails, and the driver can try a stronger one.
 
 use super::service::Service;
 use crate::device::{Taken, finish};
 use drivebay_scsi::TaskKey;
+use drivebay_sdk::{thread, tracing};
 use drivebay_spec_scsi::lun;
 use drivebay_spec_vhost::scsi::{Address, CONTROL_LEN, Control, Function, response};
 use std::rc::Rc;
+
+/// How long a function waits for its commands, in nanoseconds.
+const LIMIT_NS: u64 = 10_000_000_000;
 
 /// A task management function that waits for commands to end.
 pub(super) struct Management {
     request: Taken,
     waits: Vec<TaskKey>,
+    /// When it fails, on the host's clock in nanoseconds.
+    deadline_ns: u64,
 }
 
 impl Service {
@@ -64,17 +71,27 @@ impl Service {
             }
             self.advance(key);
         }
-        self.managements.borrow_mut().push(Management { request, waits: meant });
+        let deadline_ns = thread::now_ns().saturating_add(LIMIT_NS);
+        self.managements.borrow_mut().push(Management { request, waits: meant, deadline_ns });
     }
 
-    /// Whether a function has no command to wait for.
+    /// Whether a function has no command to wait for, or no time left.
     pub(super) fn can_settle(&self) -> bool {
         let mut commands = self.commands.borrow_mut();
         let mut has_ended = |key: TaskKey| commands.get_mut(key).is_none();
-        self.managements.borrow().iter().any(|one| one.waits.iter().all(|&key| has_ended(key)))
+        let mut can = |one: &Management| {
+            one.waits.iter().all(|&key| has_ended(key)) || one.deadline_ns <= thread::now_ns()
+        };
+        self.managements.borrow().iter().any(&mut can)
     }
 
-    /// Answers the functions whose commands ended in the last round. Returns whether there was one. The round has handed back
+    /// When the first function fails, on the host's clock in nanoseconds; `u64::MAX` when none waits.
+    pub(crate) fn next_ns(&self) -> u64 {
+        let managements = self.managements.borrow();
+        managements.iter().map(|one| one.deadline_ns).min().unwrap_or(u64::MAX)
+    }
+
+    /// Answers the functions whose commands ended in the last round, or whose time is over. Returns whether there was one. The round has handed back
     /// these commands since then, and the driver must see their end before the answer.
     pub(super) fn settle_managements(&self) -> bool {
         let mut managements = self.managements.borrow_mut();
@@ -86,9 +103,16 @@ impl Service {
         for mut management in managements.drain(..) {
             let mut commands = self.commands.borrow_mut();
             management.waits.retain(|&key| commands.get_mut(key).is_some());
-            match management.waits.is_empty() {
-                true => give_back(management.request, &[response::OK]),
-                false => left.push(management),
+            if management.waits.is_empty() {
+                give_back(management.request, &[response::OK]);
+            } else if management.deadline_ns <= thread::now_ns() {
+                let (count, sec) = (management.waits.len(), LIMIT_NS / 1_000_000_000);
+                tracing::warn!(
+                    "a task management function fails: {count} commands have not ended in {sec} s"
+                );
+                give_back(management.request, &[response::FAILURE]);
+            } else {
+                left.push(management);
             }
         }
         *managements = left;
