@@ -53,7 +53,7 @@ pub struct Project {
     pub sdk: Option<PathBuf>,
 }
 
-/// What an original promises to the host. Nobody but the author of the new plugin can promise it for that.
+/// What the original promises to the host. The new author decides whether the new plugin promises it, too.
 const PROMISE: &str = ", unsafe(threads_move)";
 
 /// One file to write.
