@@ -256,10 +256,10 @@ fn make_host(
     let registry = Arc::new(Registry::new());
     let notifications = Arc::new(Notifications::default());
     let subsystems = Arc::new(Subsystems::default());
-    let told = Arc::clone(&notifications);
+    let sink = Arc::clone(&notifications);
     device::observe(Box::new(move |kind, name| {
-        told.add(kind, name);
-        config::save::happened(kind, name);
+        sink.add(kind, name);
+        config::save::bdev_changed(kind, name);
         methods::bdev::appeared();
     }));
     for folder in options.environment.plugin_dir.iter().filter(|folder| !folder.is_dir()) {
@@ -374,11 +374,11 @@ impl Starting<'_> {
     fn serve_until_stopped(&self, gate: &Gate, events: &Receiver<Event>) -> Result<(), Halt> {
         if self.options.wait_for_rpc {
             gate.open();
-            say("waiting for framework_start_init", self.options);
+            print_state("waiting for framework_start_init", self.options);
         } else {
             self.initialize(events)?;
             gate.open();
-            say("ready", self.options);
+            print_state("ready", self.options);
         }
         loop {
             // The sender in `host` keeps the channel open.
@@ -390,7 +390,7 @@ impl Starting<'_> {
                     // On failure the responder is dropped, which answers the call with an error.
                     self.initialize(events)?;
                     responder.ok(&true);
-                    say("ready", self.options);
+                    print_state("ready", self.options);
                 }
             }
         }
@@ -416,7 +416,7 @@ impl Starting<'_> {
 }
 
 /// Prints one line on stderr, for people and for scripts that wait for it.
-fn say(what: &str, options: &Serve) {
+fn print_state(what: &str, options: &Serve) {
     let socket = match &options.rpc_socket {
         _ if options.no_rpc_server => "no RPC socket".to_owned(),
         Some(path) => path.display().to_string(),

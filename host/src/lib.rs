@@ -7,6 +7,7 @@
 //!          ├─ config: the files from which calls are read and to which they are saved
 //!          ├─ host: the state that these share
 //!          ├─ log, signals, sandbox
+//!          ├─ rpc_command: calls one method of a running host
 //!          ├─ perf: a host for one measurement
 //!          ├─ pci: lists PCI devices, and gives them to vfio-pci or back to the kernel
 //!          ├─ lvol: checks and repairs stores of logical volumes
@@ -29,6 +30,7 @@ pub mod pci;
 pub mod perf;
 pub mod project;
 pub mod rpc;
+pub mod rpc_command;
 pub mod sandbox;
 mod signals;
 mod slices;

@@ -1,6 +1,7 @@
 //! Subsystems: the names under which configuration is saved, and the plugins that write it.
 
 use crate::loader::{ConfigWriter, Manager};
+use serde_json::Value;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The subsystems of the host itself, in the order of their configuration, and what they depend on.
@@ -13,8 +14,12 @@ const KIND: &str = "target";
 /// The subsystems of loaded plugins.
 #[derive(Default)]
 pub struct Subsystems {
+    own: Mutex<Vec<(&'static str, OwnConfig)>>,
     parts: Mutex<Vec<Part>>,
 }
+
+/// Writes the call that restores the host's own options of a subsystem.
+pub type OwnConfig = fn() -> Value;
 
 struct Part {
     owner: u64,
@@ -26,6 +31,17 @@ struct Part {
 }
 
 impl Subsystems {
+    /// Sets what writes the host's own options of a subsystem. Any thread.
+    pub fn save_own(&self, name: &'static str, config: OwnConfig) {
+        self.own().push((name, config));
+    }
+
+    /// The call that restores the host's own options of a subsystem, if it has any. Any thread.
+    pub fn own_config(&self, name: &str) -> Option<Value> {
+        let config = self.own().iter().find(|(own, _)| *own == name).map(|(_, config)| *config);
+        config.map(|config| config())
+    }
+
     /// Adds a plugin's part of a subsystem.
     pub fn add(&self, owner: u64, name: &str, config: Option<ConfigWriter>) {
         self.lock().push(Part {
@@ -86,6 +102,10 @@ impl Subsystems {
             }
             None => text,
         }
+    }
+
+    fn own(&self) -> MutexGuard<'_, Vec<(&'static str, OwnConfig)>> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Part>> {

@@ -111,7 +111,7 @@ pub fn acquire<T: Interface>(
     // SAFETY: `arg` lives until the release, the result variable as long as the call.
     let table = unsafe {
         let id = bay_str::new(T::ID);
-        (host.broker.acquire)(host.raw, id, Some(provider_goes), arg, &raw mut reference)
+        (host.broker.acquire)(host.raw, id, Some(provider_revoked), arg, &raw mut reference)
     };
     // SAFETY: NULL, or the table with this id.
     let Some(table) = (unsafe { copy_open(table.cast::<T>()) }) else {
@@ -126,7 +126,7 @@ pub fn acquire<T: Interface>(
     Ok(Reference { reference, table, revoked })
 }
 
-unsafe extern "C" fn provider_goes(arg: *mut c_void) {
+unsafe extern "C" fn provider_revoked(arg: *mut c_void) {
     let revoked = arg.cast_const().cast::<Revoked>();
     // SAFETY: the reference is not released yet, so its count on `revoked` is still held.
     unsafe { Rc::increment_strong_count(revoked) };

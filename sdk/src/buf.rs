@@ -97,7 +97,7 @@ pub fn alloc_outside_pools(len: u32) -> Result<Buf> {
 pub fn get_or_wait(len: u32, ready: impl FnOnce(Buf) + 'static) -> Wait {
     let waiter = Rc::new(Waiter {
         wait: Cell::new(bay_wait {
-            cb: Some(turn),
+            cb: Some(buf_available),
             arg: std::ptr::null_mut(),
             link: std::ptr::null_mut(),
             rsv: 0,
@@ -161,7 +161,7 @@ fn ask(waiter: Rc<Waiter>) {
     }
 }
 
-unsafe extern "C" fn turn(arg: *mut c_void) {
+unsafe extern "C" fn buf_available(arg: *mut c_void) {
     // SAFETY: `arg` is the reference count that `ask` gave the host.
     let waiter = unsafe { Rc::from_raw(arg.cast_const().cast::<Waiter>()) };
     if is_poisoned() {

@@ -70,7 +70,7 @@ impl Io {
 
 /// One I/O that has completed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ended {
+pub struct Completed {
     /// The I/O. For a read, its data is what was read.
     pub io: Io,
     /// The status of its completion.
@@ -89,7 +89,7 @@ pub(crate) enum Via {
 // SAFETY: it is only carried to the thread of the channel.
 unsafe impl Send for Via {}
 
-type Done = Box<dyn FnOnce(Vec<Ended>)>;
+type Done = Box<dyn FnOnce(Vec<Completed>)>;
 
 /// A list of I/O in progress.
 pub(crate) struct Batch {
@@ -129,11 +129,13 @@ impl Batch {
         via: Via,
         ios: Vec<Io>,
         depth: usize,
-        done: impl FnOnce(Vec<Ended>) + 'static,
+        done: impl FnOnce(Vec<Completed>) + 'static,
     ) {
         let len: usize = ios.iter().flat_map(Io::piece_lens).map(room).sum();
         let Ok((addr, region)) = memory::alloc(len.max(PAGE), PAGE) else {
-            return done(ios.into_iter().map(|io| Ended { io, status: -libc::ENOMEM }).collect());
+            return done(
+                ios.into_iter().map(|io| Completed { io, status: -libc::ENOMEM }).collect(),
+            );
         };
         let mut at = 0;
         let places = ios.into_iter().map(|io| Place::new(io, addr, region, &mut at)).collect();
@@ -190,7 +192,7 @@ impl Batch {
         let Some(done) = batch.done.take() else { return };
         // SAFETY: `begin` leaked it, and none of its I/O is in flight.
         let batch = unsafe { Box::from_raw(this.cast_mut()) };
-        let ended: Vec<Ended> = batch.places.into_iter().map(Place::ended).collect();
+        let ended: Vec<Completed> = batch.places.into_iter().map(Place::result).collect();
         drop(batch.memory);
         done(ended);
     }
@@ -244,7 +246,7 @@ impl Place {
         self.fill(unsafe { &mut *io });
         // SAFETY: the request is filled. The list, the data and the argument stay valid until the
         // completion.
-        unsafe { submit(own_host(), io, Some(ended), self.arg()) };
+        unsafe { submit(own_host(), io, Some(io_done), self.arg()) };
     }
 
     fn to_module(&self, channel: *const ModuleChannel) {
@@ -273,7 +275,7 @@ impl Place {
     }
 
     /// The result of this I/O.
-    fn ended(self) -> Ended {
+    fn result(self) -> Completed {
         let mut io = self.io;
         let reads = io.op == BAY_OP_READ;
         let mut found = Vec::with_capacity(io.data.len());
@@ -299,11 +301,11 @@ impl Place {
                 format!("{} changed its buffers", op_name(io.op)),
             );
         }
-        Ended { io, status: self.status.get().unwrap_or(-libc::EIO) }
+        Completed { io, status: self.status.get().unwrap_or(-libc::EIO) }
     }
 }
 
-unsafe extern "C" fn ended(arg: *mut c_void, _io: *mut bay_io, status: i32) {
+unsafe extern "C" fn io_done(arg: *mut c_void, _io: *mut bay_io, status: i32) {
     // SAFETY: the I/O was submitted with this place, which lives until the batch has ended.
     unsafe { &*arg.cast_const().cast::<Place>() }.end(status);
 }

@@ -196,7 +196,7 @@ pub fn watch(on_hang: fn(&str)) {
             std::thread::sleep(LOOK_EVERY);
             let now = clock::precise_now();
             for (slot, seen) in TABLE.iter().zip(&mut seen) {
-                seen.look(slot, now);
+                seen.check_slot(slot, now);
             }
         }
     };
@@ -209,11 +209,11 @@ pub fn watch(on_hang: fn(&str)) {
 struct Seen {
     since_ns: u64,
     times_asleep: u32,
-    is_told: bool,
+    is_reported: bool,
 }
 
 impl Seen {
-    fn look(&mut self, slot: &Slot, now: u64) {
+    fn check_slot(&mut self, slot: &Slot, now: u64) {
         let (call, since) =
             (slot.call.load(Ordering::Acquire), slot.since_ns.load(Ordering::Acquire));
         if call == 0 || since == 0 {
@@ -230,7 +230,7 @@ impl Seen {
                 on_hang(&seen);
             }
         }
-        if self.is_told || spent < SLEPT_NS {
+        if self.is_reported || spent < SLEPT_NS {
             return;
         }
         // Skip these calls, because they include work of the host, which reads, copies and hashes files.
@@ -238,20 +238,20 @@ impl Seen {
         match state(slot.tid.load(Ordering::Relaxed)) {
             Some('S') => self.times_asleep += 1,
             Some('D') if spent > WAITED_NS && !is_long => {
-                self.tell(call, "waited for a device", WAITED_NS);
+                self.report(call, "waited for a device", WAITED_NS);
             }
-            _ if spent > RAN_NS && !is_long => self.tell(call, "ran", RAN_NS),
+            _ if spent > RAN_NS && !is_long => self.report(call, "ran", RAN_NS),
             _ => self.times_asleep = 0,
         }
         // Report only a thread that sleeps at two checks in a row in the same call, so that a short wait by chance is not reported.
         if self.times_asleep >= 2 && slot.since_ns.load(Ordering::Acquire) == since {
-            self.tell(call, "blocked: its thread slept", SLEPT_NS);
+            self.report(call, "blocked: its thread slept", SLEPT_NS);
         }
     }
 
     /// `least_ns` is a lower bound, not a measurement, so that equal breaches have equal texts.
-    fn tell(&mut self, call: u32, what: &str, least_ns: u64) {
-        self.is_told = true;
+    fn report(&mut self, call: u32, what: &str, least_ns: u64) {
+        self.is_reported = true;
         let ms = least_ns / 1_000_000;
         breach::record(RULE, format!("{} {what} for {ms} ms or more", name(call)));
     }

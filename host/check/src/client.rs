@@ -5,7 +5,7 @@
 //! thread that owns it.
 #![expect(unsafe_code, reason = "uses the ABI as a client does")]
 
-use crate::batch::{Batch, Ended, Io, Via};
+use crate::batch::{Batch, Completed, Io, Via};
 use crate::guard::bdev::{Channel as ModuleChannel, OF_SUITE, close_channel, open_channel};
 use crate::guard::{Guarded, core};
 use drivebay_core::env::CpuSet;
@@ -221,7 +221,7 @@ impl Channel {
 
     /// Starts a list of I/O with up to `depth` in flight. The receiver gets the results.
     #[must_use]
-    pub fn begin(&self, ios: Vec<Io>, depth: usize) -> Receiver<Vec<Ended>> {
+    pub fn begin(&self, ios: Vec<Io>, depth: usize) -> Receiver<Vec<Completed>> {
         let (sender, answer) = mpsc::channel();
         let via = Via::Bus(self.handle);
         self.lane.send(move || {
@@ -236,7 +236,7 @@ impl Channel {
     ///
     /// # Errors
     /// Some I/O did not complete in time.
-    pub fn run(&self, ios: Vec<Io>, depth: usize) -> Result<Vec<Ended>, Late> {
+    pub fn run(&self, ios: Vec<Io>, depth: usize) -> Result<Vec<Completed>, Late> {
         wait(&self.begin(ios, depth), DEADLINE)
     }
 
@@ -262,7 +262,11 @@ impl Channel {
 ///
 /// # Errors
 /// The module's error for the channel, or what did not finish in time.
-pub fn run_at_module(bdev: &Arc<Guarded>, lane: Lane, ios: Vec<Io>) -> Result<Vec<Ended>, String> {
+pub fn run_at_module(
+    bdev: &Arc<Guarded>,
+    lane: Lane,
+    ios: Vec<Io>,
+) -> Result<Vec<Completed>, String> {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let host_chan = OF_SUITE | NEXT.fetch_add(1, Ordering::Relaxed);
     let bdev = Arc::clone(bdev);
@@ -283,7 +287,7 @@ pub fn run_at_module(bdev: &Arc<Guarded>, lane: Lane, ios: Vec<Io>) -> Result<Ve
                 let mut jobs = PENDING.lock().unwrap_or_else(PoisonError::into_inner);
                 jobs.push((channel as usize, job));
                 // SAFETY: a pending channel is alive.
-                unsafe { (*channel).told.set(Some(opened)) };
+                unsafe { (*channel).on_done.set(Some(opened)) };
             }
             status => job.refuse(status),
         }
@@ -297,7 +301,7 @@ pub fn run_at_module(bdev: &Arc<Guarded>, lane: Lane, ios: Vec<Io>) -> Result<Ve
 /// The I/O to run on a module's channel.
 struct Job {
     ios: Vec<Io>,
-    sender: mpsc::Sender<Result<Vec<Ended>, String>>,
+    sender: mpsc::Sender<Result<Vec<Completed>, String>>,
 }
 
 static PENDING: Mutex<Vec<(usize, Job)>> = Mutex::new(Vec::new());
@@ -316,7 +320,7 @@ impl Job {
         let (ios, sender) = (self.ios, self.sender);
         let depth = ios.len();
         let address = channel as usize;
-        let close = move |ended: Vec<Ended>| {
+        let close = move |ended: Vec<Completed>| {
             let _ = sender.send(Ok(ended));
             // Close the channel in a later message. The module may still use it while its completion runs.
             thread::send_boxed(thread::current_id(), move || {

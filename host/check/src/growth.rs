@@ -79,7 +79,7 @@ impl Series {
     }
 
     /// Call this before every round.
-    pub fn look(&mut self, round: u32) {
+    pub fn measure(&mut self, round: u32) {
         if round >= self.warm_up && round.is_multiple_of(EVERY) {
             self.seen.push(Footprint::now());
         }

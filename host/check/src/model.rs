@@ -1,7 +1,7 @@
 //! A model of a disk's content. The content of each block says which write made it, and a read is
 //! compared with what the block may contain.
 
-use crate::batch::Ended;
+use crate::batch::Completed;
 use crate::random::Random;
 use drivebay_plugin_api::*;
 use std::ops::Range;
@@ -77,7 +77,7 @@ impl Model {
     ///
     /// # Errors
     /// A read returned data that cannot be there, or a compare had the wrong status.
-    pub fn account(&mut self, ended: &Ended) -> Result<(), String> {
+    pub fn account(&mut self, ended: &Completed) -> Result<(), String> {
         let io = &ended.io;
         match (io.op, ended.status) {
             (BAY_OP_READ, 0) => self.check(io.lba, &io.data),
@@ -203,24 +203,24 @@ mod tests {
     use super::*;
     use crate::batch::Io;
 
-    fn ended(op: u16, lba: u64, data: &[u8], status: i32) -> Ended {
+    fn completed(op: u16, lba: u64, data: &[u8], status: i32) -> Completed {
         let io = Io::new(op, lba, data.len() as u64 / 512).with(data.to_vec());
-        Ended { io, status }
+        Completed { io, status }
     }
 
     fn written() -> (Model, Vec<u8>) {
         let mut model = Model::new(1, 512, 0..64);
         let data = model.fresh(4, 2);
-        model.account(&ended(BAY_OP_WRITE, 4, &data, 0)).unwrap();
+        model.account(&completed(BAY_OP_WRITE, 4, &data, 0)).unwrap();
         (model, data)
     }
 
     #[test]
     fn what_was_written_must_be_read() {
         let (mut model, data) = written();
-        model.account(&ended(BAY_OP_READ, 4, &data, 0)).unwrap();
+        model.account(&completed(BAY_OP_READ, 4, &data, 0)).unwrap();
         let zeroes = vec![0; 1024];
-        let error = model.account(&ended(BAY_OP_READ, 4, &zeroes, 0)).unwrap_err();
+        let error = model.account(&completed(BAY_OP_READ, 4, &zeroes, 0)).unwrap_err();
         assert_eq!(error, "block 4 must hold write 1, holds zeroes");
     }
 
@@ -229,11 +229,11 @@ mod tests {
         let (mut model, data) = written();
         let mut swapped = data[512..].to_vec();
         swapped.extend(&data[..512]);
-        let error = model.account(&ended(BAY_OP_READ, 4, &swapped, 0)).unwrap_err();
+        let error = model.account(&completed(BAY_OP_READ, 4, &swapped, 0)).unwrap_err();
         assert!(error.ends_with("holds write 1 of block 5"), "{error}");
         let mut torn = data.clone();
         torn[100] ^= 1;
-        let error = model.account(&ended(BAY_OP_READ, 4, &torn, 0)).unwrap_err();
+        let error = model.account(&completed(BAY_OP_READ, 4, &torn, 0)).unwrap_err();
         assert!(error.contains("up to byte 100"), "{error}");
     }
 
@@ -241,9 +241,9 @@ mod tests {
     fn a_write_that_failed_may_have_happened_or_not() {
         let (mut model, old) = written();
         let new = model.fresh(4, 2);
-        model.account(&ended(BAY_OP_WRITE, 4, &new, -libc::EIO)).unwrap();
-        model.account(&ended(BAY_OP_READ, 4, &old, 0)).unwrap();
-        model.account(&ended(BAY_OP_READ, 4, &new, 0)).unwrap();
+        model.account(&completed(BAY_OP_WRITE, 4, &new, -libc::EIO)).unwrap();
+        model.account(&completed(BAY_OP_READ, 4, &old, 0)).unwrap();
+        model.account(&completed(BAY_OP_READ, 4, &new, 0)).unwrap();
         assert_eq!(model.known(4, 2), None);
     }
 }

@@ -1,7 +1,7 @@
 //! The environment of a check: the host with the plugin, threads for I/O, and disks of the plugin.
 
 use crate::base::Base;
-use crate::batch::{Ended, Io};
+use crate::batch::{Completed, Io};
 use crate::client::{Channel, DEADLINE, Disk, Lane, cores, status_name, wait};
 use crate::guard::{self, Guarded};
 use crate::verdict::{Stop, Verdict, failed};
@@ -301,7 +301,7 @@ pub fn close_all(channels: Vec<Channel>) -> Verdict {
 ///
 /// # Errors
 /// Some I/O did not complete.
-pub fn run(channel: &Channel, ios: Vec<Io>, depth: usize) -> Result<Vec<Ended>, Stop> {
+pub fn run(channel: &Channel, ios: Vec<Io>, depth: usize) -> Result<Vec<Completed>, Stop> {
     let many = ios.len();
     let first = ios.first().map_or_else(String::new, describe);
     channel.run(ios, depth).map_err(|_| {
@@ -317,7 +317,7 @@ pub fn run(channel: &Channel, ios: Vec<Io>, depth: usize) -> Result<Vec<Ended>, 
 ///
 /// # Errors
 /// It did not complete, or it completed with another status.
-pub fn expect(channel: &Channel, io: Io, what: &str, wanted: Wanted) -> Result<Ended, Stop> {
+pub fn expect(channel: &Channel, io: Io, what: &str, wanted: Wanted) -> Result<Completed, Stop> {
     let named = describe(&io);
     let mut all = run(channel, vec![io], 1)?;
     let Some(ended) = all.pop() else { return failed("one I/O completes once", "none completed") };

@@ -50,7 +50,7 @@ pub fn run(rig: &mut Rig<'_>, planned: &Planned) -> Line {
     // Drops earlier breaches, which this check did not cause.
     let _ = breach::take();
     let verdict = (planned.check.run)(rig);
-    crate::guard::look_at_ended();
+    crate::guard::check_retired();
     let outcome = with_breaches(verdict.into(), &breach::take());
     let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     Line { name: planned.name.clone(), outcome, ms }

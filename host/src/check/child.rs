@@ -37,7 +37,7 @@ const END_MAX: Duration = Duration::from_secs(10);
 /// The file for events: the original stdout. The plugin's own output goes to stderr.
 static EVENTS: OnceLock<Mutex<File>> = OnceLock::new();
 
-fn tell(event: &Event) {
+fn report(event: &Event) {
     let Some(events) = EVENTS.get() else { return };
     let text = serde_json::to_string(event).unwrap_or_default();
     let mut events = events.lock().unwrap_or_else(PoisonError::into_inner);
@@ -49,7 +49,7 @@ fn tell(event: &Event) {
 pub(super) fn run(options: &Check) -> ExitCode {
     let result = take_stdout().and_then(|()| {
         calls::watch(|seen| {
-            tell(&Event::Hang { seen: seen.to_owned() });
+            report(&Event::Hang { seen: seen.to_owned() });
             exit_now(1);
         });
         let host = host_of(options);
@@ -57,7 +57,7 @@ pub(super) fn run(options: &Check) -> ExitCode {
             .map_err(|halt| format!("{halt:?}"))
     });
     if let Err(why) = result {
-        tell(&Event::Broken { why });
+        report(&Event::Broken { why });
     }
     exit_now(0)
 }
@@ -74,7 +74,7 @@ fn take_stdout() -> Result<(), String> {
     let flags = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC);
     nix::fcntl::fcntl(&events, flags).map_err(|e| format!("stdout: {e}"))?;
     nix::unistd::dup2_stdout(std::io::stderr()).map_err(|e| format!("stdout: {e}"))?;
-    crash::tell(events.as_raw_fd());
+    crash::report_to(events.as_raw_fd());
     let _ = EVENTS.set(Mutex::new(File::from(events)));
     Ok(())
 }
@@ -92,7 +92,7 @@ fn host_of(options: &Check) -> Serve {
 fn run_checks(options: &Check, host: &Arc<Host>) {
     let plugin = match Checked::new(options, host) {
         Ok(plugin) => plugin,
-        Err(why) => return tell(&Event::Broken { why }),
+        Err(why) => return report(&Event::Broken { why }),
     };
     if !loads(&plugin) {
         return;
@@ -109,21 +109,21 @@ fn run_checks(options: &Check, host: &Arc<Host>) {
     }
     let mut rig = match Rig::new(&plugin, &settings) {
         Ok(rig) => rig,
-        Err(why) => return tell(&Event::Broken { why }),
+        Err(why) => return report(&Event::Broken { why }),
     };
     if plugin.kind == "filter"
         && let Err(why) = rig.ensure_base()
     {
-        return tell(&Event::Broken { why: format!("{why:?}") });
+        return report(&Event::Broken { why: format!("{why:?}") });
     }
     for planned in run::plan(&plugin.kind, &plugin.provides) {
         if !options.child.contains(&planned.name) {
             continue;
         }
-        tell(&Event::Begin { name: planned.name.clone() });
+        report(&Event::Begin { name: planned.name.clone() });
         let line = run::run(&mut rig, &planned);
         let is_over = matches!(line.outcome, Outcome::Failed { .. });
-        tell(&Event::End(line));
+        report(&Event::End(line));
         if is_over {
             return;
         }
@@ -132,7 +132,7 @@ fn run_checks(options: &Check, host: &Arc<Host>) {
 
 /// The first check: the plugin loads, inits and starts.
 fn loads(plugin: &Checked) -> bool {
-    tell(&Event::Begin { name: LOADS.to_owned() });
+    report(&Event::Begin { name: LOADS.to_owned() });
     let began = Instant::now();
     let mut outcome = match rig::Host::load(plugin) {
         Ok(()) => Outcome::Ok,
@@ -143,7 +143,7 @@ fn loads(plugin: &Checked) -> bool {
     }
     let is_good = outcome == Outcome::Ok;
     let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    tell(&Event::End(Line { name: LOADS.to_owned(), outcome, ms }));
+    report(&Event::End(Line { name: LOADS.to_owned(), outcome, ms }));
     is_good
 }
 

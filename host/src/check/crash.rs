@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 static TO: AtomicI32 = AtomicI32::new(-1);
 
 /// Makes a crash write a report to `to`, which must stay open.
-pub(super) fn tell(to: RawFd) {
+pub(super) fn report_to(to: RawFd) {
     TO.store(to, Ordering::Release);
     let flags = SaFlags::SA_RESETHAND | SaFlags::SA_NODEFER;
     let action = SigAction::new(SigHandler::Handler(on_crash), flags, SigSet::empty());

@@ -53,7 +53,7 @@ pub(super) fn supervise(options: &Check, out: &mut dyn Write) -> Result<Report, 
         Folder::new().map_err(|error| format!("cannot create a folder for files: {error}"))?;
     while !rest.is_empty() {
         let group = next_group(&rest);
-        let mut told = |line: Line| {
+        let mut report = |line: Line| {
             // The plugin loads in every child; one line about that is enough.
             if line.name == LOADS && line.outcome == Outcome::Ok && !report.lines.is_empty() {
                 return;
@@ -65,7 +65,7 @@ pub(super) fn supervise(options: &Check, out: &mut dyn Write) -> Result<Report, 
             rest.retain(|planned| planned.name != line.name);
             report.lines.push(line);
         };
-        let was_there = run_group(options, &group, &folder, &mut told)?;
+        let was_there = run_group(options, &group, &folder, &mut report)?;
         if !was_there {
             break;
         }
@@ -106,7 +106,7 @@ fn run_group(
     options: &Check,
     group: &[String],
     folder: &Folder,
-    told: &mut dyn FnMut(Line),
+    report: &mut dyn FnMut(Line),
 ) -> Result<bool, String> {
     let mut child = start(options, group, &folder.0)?;
     let stderr = last_lines(&mut child);
@@ -131,7 +131,7 @@ fn run_group(
                 if line.name == LOADS && line.outcome != Outcome::Ok {
                     loaded = false;
                 }
-                told(line);
+                report(line);
             }
             Event::Hang { seen } => last_words = Some(seen),
             Event::Crash { seen } => last_words = Some(format!("it crashed in {seen}")),
@@ -157,7 +157,7 @@ fn run_group(
     let expected = "the plugin neither crashes nor hangs".to_owned();
     let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     let is_load = name == LOADS;
-    told(Line { name, outcome: Outcome::Failed { expected, seen }, ms });
+    report(Line { name, outcome: Outcome::Failed { expected, seen }, ms });
     Ok(!is_load)
 }
 

@@ -19,7 +19,7 @@ pub use new::New;
 pub use pci::{Devices as PciDevices, Pci};
 pub use perf::{Pattern, Perf};
 pub use plugin::Plugin;
-pub use rpc::Request;
+pub use rpc::Rpc;
 pub use sandbox::Sandbox;
 pub use serve::Serve;
 
@@ -43,7 +43,7 @@ pub enum Command {
     /// Serve disks until SIGTERM or SIGINT
     Serve(Box<Serve>),
     /// Call one method of a running server
-    Rpc(Request),
+    Rpc(Rpc),
     /// List, check, sign and verify plugins, and start new ones
     #[command(subcommand)]
     Plugin(Plugin),

@@ -12,7 +12,7 @@ use std::time::Duration;
     disable_help_flag = true,
     after_help = "exit code: 0 result, 1 error of the method, 2 wrong usage, 3 no server"
 )]
-pub struct Request {
+pub struct Rpc {
     /// Socket of the server [default: $DRIVEBAY_SOCKET, else drivebay.sock in the runtime folder]
     #[arg(short = 'r', long, value_name = "PATH", value_parser = socket)]
     pub rpc_socket: Option<PathBuf>,
@@ -57,12 +57,12 @@ fn object(text: &str) -> Result<Value, String> {
 mod tests {
     use super::*;
     use crate::cli::{Cli, Command};
-    use crate::rpc::command::exit;
+    use crate::rpc_command::exit;
     use clap::Parser;
 
-    fn parse(args: &[&str]) -> Result<Request, clap::Error> {
+    fn parse(args: &[&str]) -> Result<Rpc, clap::Error> {
         match Cli::try_parse_from(["drivebay", "rpc"].iter().chain(args))?.command {
-            Command::Rpc(request) => Ok(request),
+            Command::Rpc(options) => Ok(options),
             _ => unreachable!("only rpc is parsed here"),
         }
     }

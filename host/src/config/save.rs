@@ -2,7 +2,6 @@
 
 use super::document::{Document, Section};
 use crate::host::Host;
-use crate::methods::{bdev_options, iobuf};
 use crate::slices::{self, PER_MESSAGE};
 use crate::subsystems::OWN;
 use drivebay_core::bdev::{self, Bdev, examine};
@@ -28,13 +27,14 @@ pub fn document(host: &Arc<Host>, then: impl FnOnce(Document) + Send + 'static) 
 fn attempt(host: Arc<Host>, left: u32, then: Box<dyn FnOnce(Document) + Send>) {
     let before = CHANGES.load(Ordering::Relaxed);
     let at_once = if left == 0 { usize::MAX } else { PER_MESSAGE };
+    let own = host.subsystems.own_config("bdev");
     let made = move |bdevs: Vec<Value>| {
         if CHANGES.load(Ordering::Relaxed) != before && left > 0 {
             return attempt(host, left - 1, then);
         }
         let mut bdevs = Some(bdevs);
-        let own = OWN.iter().map(|(name, _)| (*name).to_owned());
-        let names = own.chain(host.subsystems.of_plugins(&host.manager));
+        let of_host = OWN.iter().map(|(name, _)| (*name).to_owned());
+        let names = of_host.chain(host.subsystems.of_plugins(&host.manager));
         let section = |name: String| {
             let calls = if name == "bdev" { bdevs.take() } else { None };
             let config =
@@ -43,7 +43,7 @@ fn attempt(host: Arc<Host>, left: u32, then: Box<dyn FnOnce(Document) + Send>) {
         };
         then(Document { subsystems: names.map(section).collect() });
     };
-    bdevs(at_once, made);
+    bdevs(at_once, own, made);
 }
 
 /// Generates the calls of one subsystem and passes them to `then`; `None` when no subsystem has
@@ -57,13 +57,14 @@ pub fn subsystem(
         return then(other(host, name).map(|calls| complete(host, name, calls)));
     }
     let host = Arc::clone(host);
-    bdevs(PER_MESSAGE, move |calls| then(Some(complete(&host, "bdev", calls))));
+    let own = host.subsystems.own_config("bdev");
+    bdevs(PER_MESSAGE, own, move |calls| then(Some(complete(&host, "bdev", calls))));
 }
 
 /// The host's own calls for a subsystem other than `bdev`.
 fn other(host: &Host, name: &str) -> Option<Vec<Value>> {
     match name {
-        "iobuf" => Some(vec![iobuf::config()]),
+        "iobuf" => Some(host.subsystems.own_config(name).into_iter().collect()),
         _ if host.subsystems.of_plugins(&host.manager).iter().any(|known| known == name) => {
             Some(Vec::new())
         }
@@ -93,15 +94,16 @@ pub fn in_batches(calls: Vec<Value>) -> Vec<Value> {
     calls.chunk_by(|a, b| method(a) == method(b)).map(batch).collect()
 }
 
-/// Generates the calls for bdevs, `at_once` of them in one round, and passes them to `then`.
-fn bdevs(at_once: usize, then: impl FnOnce(Vec<Value>) + Send + 'static) {
-    let mut calls = vec![bdev_options::config()];
+/// Generates the calls for bdevs, `at_once` of them in one round, after the host's `own` call, and
+/// passes them to `then`.
+fn bdevs(at_once: usize, own: Option<Value>, then: impl FnOnce(Vec<Value>) + Send + 'static) {
+    let mut calls: Vec<Value> = own.into_iter().collect();
     for (owner, text) in examine::module_configs() {
-        calls.extend(parse(&kept(|kept| kept.of_module(owner, text)), "bdev"));
+        calls.extend(parse(&written(|written| written.of_module(owner, text)), "bdev"));
     }
     let add = |calls: &mut Vec<Value>, bdev: Arc<Bdev>| {
         let text = bdev.config();
-        calls.extend(parse(&kept(|kept| kept.of_bdev(&bdev.name, text)), &bdev.name));
+        calls.extend(parse(&written(|written| written.of_bdev(&bdev.name, text)), &bdev.name));
     };
     slices::fold(bases_first(bdev::all()), at_once, calls, add, then);
 }
@@ -109,7 +111,7 @@ fn bdevs(at_once: usize, then: impl FnOnce(Vec<Value>) + Send + 'static) {
 /// The configuration that plugins wrote last. A plugin that has panicked writes nothing any more,
 /// but its disks stay in the configuration until they are deleted.
 #[derive(Debug)]
-struct Kept {
+struct Written {
     /// By the name of the bdev.
     bdevs: BTreeMap<String, String>,
     /// By the owner of the module.
@@ -118,17 +120,17 @@ struct Kept {
     panicked: BTreeSet<usize>,
 }
 
-static KEPT: Mutex<Kept> = Mutex::new(Kept {
+static WRITTEN: Mutex<Written> = Mutex::new(Written {
     bdevs: BTreeMap::new(),
     modules: BTreeMap::new(),
     panicked: BTreeSet::new(),
 });
 
-fn kept<T>(f: impl FnOnce(&mut Kept) -> T) -> T {
-    f(&mut KEPT.lock().unwrap_or_else(PoisonError::into_inner))
+fn written<T>(f: impl FnOnce(&mut Written) -> T) -> T {
+    f(&mut WRITTEN.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-impl Kept {
+impl Written {
     /// The configuration of an existing bdev: the text that its module has just written, or else
     /// the last one that it wrote.
     fn of_bdev(&mut self, name: &str, text: Option<String>) -> String {
@@ -152,18 +154,18 @@ impl Kept {
 
 /// Records that the plugin with the host table `owner` has panicked. Any thread.
 pub fn panicked(owner: usize) {
-    kept(|kept| kept.panicked.insert(owner));
+    written(|written| written.panicked.insert(owner));
 }
 
 /// The method of the saved call that creates the bdev `name`. Any thread.
 pub fn made_by(name: &str) -> Option<String> {
-    let text = kept(|kept| kept.bdevs.get(name).cloned())?;
+    let text = written(|written| written.bdevs.get(name).cloned())?;
     let call: Value = serde_json::from_str(&text).ok()?;
     Some(call.get("method")?.as_str()?.to_owned())
 }
 
-/// Records that a bdev was added or removed: `bdev_register` or `bdev_unregister`.
-pub fn happened(kind: &str, name: &str) {
+/// Records that a bdev was added or removed. `kind` is `bdev_register` or `bdev_unregister`.
+pub fn bdev_changed(kind: &str, name: &str) {
     CHANGES.fetch_add(1, Ordering::Relaxed);
     let name = name.to_owned();
     match kind {
@@ -172,9 +174,9 @@ pub fn happened(kind: &str, name: &str) {
         "bdev_register" => thread::send_app(move || {
             let Some(bdev) = bdev::find(&name) else { return };
             let text = bdev.config();
-            kept(|kept| kept.of_bdev(&bdev.name, text));
+            written(|written| written.of_bdev(&bdev.name, text));
         }),
-        "bdev_unregister" => drop(kept(|kept| kept.bdevs.remove(&name))),
+        "bdev_unregister" => drop(written(|written| written.bdevs.remove(&name))),
         _ => {}
     }
 }
@@ -250,16 +252,16 @@ mod tests {
 
     #[test]
     fn what_a_plugin_that_panicked_does_not_write_is_kept() {
-        let mut kept =
-            Kept { bdevs: BTreeMap::new(), modules: BTreeMap::new(), panicked: BTreeSet::new() };
-        assert_eq!(kept.of_bdev("a", Some("{}".into())), "{}");
-        assert_eq!(kept.of_bdev("a", None), "{}");
-        assert_eq!(kept.of_bdev("b", None), "");
-        assert_eq!(kept.of_module(1, "{}".into()), "{}");
-        assert_eq!(kept.of_module(1, String::new()), "", "no filter waits any more");
-        kept.of_module(1, "{}".into());
-        kept.panicked.insert(1);
-        assert_eq!(kept.of_module(1, String::new()), "{}");
+        let mut written =
+            Written { bdevs: BTreeMap::new(), modules: BTreeMap::new(), panicked: BTreeSet::new() };
+        assert_eq!(written.of_bdev("a", Some("{}".into())), "{}");
+        assert_eq!(written.of_bdev("a", None), "{}");
+        assert_eq!(written.of_bdev("b", None), "");
+        assert_eq!(written.of_module(1, "{}".into()), "{}");
+        assert_eq!(written.of_module(1, String::new()), "", "no filter waits any more");
+        written.of_module(1, "{}".into());
+        written.panicked.insert(1);
+        assert_eq!(written.of_module(1, String::new()), "{}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 /// The methods that this loader has announced to the registry: a call of one of them loads its plugin. App thread.
 #[derive(Debug, Default)]
 pub(super) struct Announcements {
-    told: RefCell<BTreeSet<Announced>>,
+    announced: RefCell<BTreeSet<Announced>>,
 }
 
 /// A method of a plugin that is not loaded.
@@ -34,8 +34,8 @@ impl Announcements {
             };
             wanted.extend(manifest.methods().map(announced));
         }
-        let mut told = self.told.borrow_mut();
-        for gone in told.difference(&wanted) {
+        let mut announced = self.announced.borrow_mut();
+        for gone in announced.difference(&wanted) {
             registry.unregister(&Owner::new(&gone.plugin, 0), &gone.method);
         }
         for one in &wanted {
@@ -43,7 +43,7 @@ impl Announcements {
             // loads the plugin by name.
             let _ = registry.announce(&Owner::new(&one.plugin, 0), one.declaration());
         }
-        *told = wanted;
+        *announced = wanted;
     }
 }
 

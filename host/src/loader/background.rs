@@ -62,7 +62,7 @@ impl Background {
 }
 
 fn run(manager: &Weak<Manager>, waiting: &Receiver<Job>) {
-    leave_the_core();
+    use_other_cores();
     while let Ok(job) = waiting.recv() {
         let Some(manager) = manager.upgrade() else { return };
         job(&manager);
@@ -71,7 +71,7 @@ fn run(manager: &Weak<Manager>, waiting: &Receiver<Job>) {
 
 /// The thread inherits the one core of its reactor, which may spin there. This lets it run on all
 /// other cores.
-fn leave_the_core() {
+fn use_other_cores() {
     let mut all = CpuSet::new();
     for core in 0..CpuSet::count() {
         // An error means that the core number is too large for the set.

@@ -141,7 +141,7 @@ impl Broker {
     }
 
     /// Removes everything of `owner`, and tells the holders of references to its offers.
-    pub(super) fn take_back(&self, owner: u64) {
+    pub(super) fn withdraw_all(&self, owner: u64) {
         let (released, revoked) = {
             let mut inner = self.inner.borrow_mut();
             let released: Vec<u64> =
@@ -256,7 +256,7 @@ mod tests {
         broker.provide(1, TARGET, table()).unwrap();
         broker.provide(2, "bay.other/1", table()).unwrap();
         broker.acquire(1, "bay.other/1", None).unwrap().unwrap();
-        broker.take_back(1);
+        broker.withdraw_all(1);
         assert!(!broker.is_provided(TARGET));
         assert_eq!(broker.references_to(2), 0);
     }

@@ -3,7 +3,6 @@
 
 use super::error::{Error, Result};
 use super::listing::{Listing, on_path};
-use super::manager::Settings;
 use super::manifest::Manifest;
 use super::open::Door;
 use super::search::{Candidate, Search, Stamp};
@@ -12,6 +11,18 @@ use super::trust::Policy;
 use semver::VersionReq;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The folders from which plugins are loaded, and the folder for their copies.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The folders to search, in this order; see
+    /// [`Search::default_folders`](super::search::Search::default_folders).
+    pub folders: Vec<PathBuf>,
+    /// The host's runtime folder.
+    pub runtime: PathBuf,
+    /// The operator's policy.
+    pub policy: Policy,
+}
 
 /// Any thread may use it.
 pub(super) struct Files {

@@ -135,7 +135,7 @@ struct Watched<'f> {
 }
 
 impl Watched<'_> {
-    fn note<T>(&self, result: io::Result<T>) -> io::Result<T> {
+    fn record<T>(&self, result: io::Result<T>) -> io::Result<T> {
         result.inspect_err(|error| {
             if error.kind() != io::ErrorKind::Interrupted {
                 let copy =
@@ -149,14 +149,14 @@ impl Watched<'_> {
 impl Read for Watched<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let result = (&mut &*self.file).read(buffer);
-        self.note(result)
+        self.record(result)
     }
 }
 
 impl Seek for Watched<'_> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         let result = (&mut &*self.file).seek(to);
-        self.note(result)
+        self.record(result)
     }
 }
 

@@ -14,7 +14,7 @@ use super::manifest::{Manifest, Requirement};
 use super::open::Instance;
 use super::outside::Outside;
 use super::search::{Candidate, Stamp};
-use super::services::Grant;
+use super::services::{Grant, new_grant};
 use drivebay_plugin_api::{BAY_FINI_SHUTDOWN, BAY_FINI_UNLOAD, bay_host};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -107,13 +107,12 @@ impl Life {
         let number = self.last_number.get() + 1;
         self.last_number.set(number);
         let manager = self.manager.clone();
-        let grant =
-            Grant::new(number, &manifest.name, granted, &self.outside, &self.calls, manager);
+        let grant = new_grant(number, &manifest.name, granted, &self.outside, &self.calls, manager);
         if !door.lets_threads_move() {
             self.outside.core.pin_threads(grant.host(), &manifest.name);
         }
         let instance = door.init(grant).map_err(|error| {
-            self.take_back(grant, Box::new(|| {}));
+            self.release(grant, Box::new(|| {}));
             with_trouble(grant, error)
         })?;
         let state = Cell::new(State::Loaded);
@@ -134,7 +133,7 @@ impl Life {
                 let Ok(life) = manager.life() else { return };
                 life.fini(failed.grant, &failed.instance, BAY_FINI_UNLOAD);
             });
-            self.take_back(grant, finish);
+            self.release(grant, finish);
             return Err(with_trouble(grant, error));
         }
         plugin.instance.examine_bdevs(self.outside.core.as_ref(), grant);
@@ -165,7 +164,7 @@ impl Life {
     }
 
     /// Records why a file was not loaded, or that it was loaded.
-    pub(super) fn note(&self, candidate: Candidate, state: State, result: &Result<()>) {
+    pub(super) fn record(&self, candidate: Candidate, state: State, result: &Result<()>) {
         let name = candidate.name();
         let Err(error) = result else {
             self.failures.borrow_mut().remove(&name);
@@ -330,12 +329,12 @@ impl Life {
             });
             done(retired);
         });
-        self.take_back(plugin.grant, finish);
+        self.release(plugin.grant, finish);
     }
 
     /// From here on no call reaches the plugin. `next` runs when nothing of the plugin is left.
-    fn take_back(&self, grant: &'static Grant, next: Box<dyn FnOnce()>) {
-        self.broker.take_back(grant.number);
+    fn release(&self, grant: &'static Grant, next: Box<dyn FnOnce()>) {
+        self.broker.withdraw_all(grant.number);
         grant.end();
         self.releases.borrow_mut().insert(grant.number, next);
         let (manager, number) = (self.manager.clone(), grant.number);

@@ -83,8 +83,8 @@ impl<'m> Load<'m> {
         let result = self.step_by_step(candidate, &mut state);
         self.loading.pop();
         let result = result.map_err(|e| Error::new(e.errno(), format!("plugin {name}: {e}")));
-        let (candidate, noted) = (candidate.clone(), result.clone());
-        self.manager.on_app(move |life| life.note(candidate, state, &noted))?;
+        let (candidate, recorded) = (candidate.clone(), result.clone());
+        self.manager.on_app(move |life| life.record(candidate, state, &recorded))?;
         result
     }
 

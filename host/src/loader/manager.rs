@@ -11,29 +11,15 @@ use super::app_only::AppOnly;
 use super::background::{Background, Job};
 use super::broker::{Broker, Revoked};
 use super::error::{Error, Result};
-use super::files::Files;
+use super::files::{Files, Settings};
 use super::life::Life;
 use super::listing::Listing;
 use super::load::Load;
 use super::outside::{Job as AppJob, Outside};
-use super::trust::Policy;
 use drivebay_plugin_api::{BAY_FINI_SHUTDOWN, BAY_FINI_UNLOAD};
 use std::ffi::c_void;
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::{Arc, Weak, mpsc};
-
-/// The folders from which plugins are loaded, and the folder for their copies.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The folders to search, in this order; see
-    /// [`Search::default_folders`](super::search::Search::default_folders).
-    pub folders: Vec<PathBuf>,
-    /// The host's runtime folder.
-    pub runtime: PathBuf,
-    /// The operator's policy.
-    pub policy: Policy,
-}
 
 /// The plugins of this host. Any thread may use it.
 ///

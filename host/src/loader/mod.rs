@@ -39,6 +39,7 @@ pub mod trust;
 
 pub use core_tables::ProcessCore;
 pub use error::{Error, Result};
+pub use files::Settings;
 pub use listing::{Listing, State};
-pub use manager::{Manager, Settings};
+pub use manager::Manager;
 pub use outside::{ConfigWriter, Core, Done, Events, Job, Outside};

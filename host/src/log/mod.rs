@@ -10,13 +10,15 @@
 //!
 //! The thread that logs never waits. If the queue is full, its line is dropped and counted.
 
+mod level;
 mod limit;
 mod line;
 mod writer;
 
+pub use level::Level;
 pub use writer::{Target, flush, print, reopen};
 
-use drivebay_spec_jsonrpc::params;
+use level::level_of;
 use line::Line;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -54,24 +56,6 @@ pub const OF_SPDK: [(&str, &str); 14] = [
 fn component_of_flag(flag: &str) -> &str {
     OF_SPDK.iter().find(|(name, _)| *name == flag).map_or(flag, |(_, component)| component)
 }
-
-params! {
-    /// Levels, the most important first, numbered as `BAY_LOG_*`.
-    pub enum Level {
-        /// An operation failed.
-        Error = "ERROR",
-        /// A condition that the operator should check.
-        Warning = "WARNING",
-        /// Normal events that an operator needs to know.
-        Notice = "NOTICE",
-        /// Details that help to understand what the host does.
-        Info = "INFO",
-        /// Details that help to find faults.
-        Debug = "DEBUG",
-    }
-}
-
-const LEVELS: [Level; 5] = [Level::Error, Level::Warning, Level::Notice, Level::Info, Level::Debug];
 
 /// The level up to which lines are written.
 static PRINT: AtomicU32 = AtomicU32::new(Level::Notice as u32);
@@ -153,11 +137,6 @@ fn refresh() {
     let wanted = if any_flag { Level::Debug } else { print_level() };
     PLUGINS.store(wanted as u32, Ordering::Relaxed);
     tracing_core::callsite::rebuild_interest_cache();
-}
-
-fn level_of(number: u32) -> Level {
-    let known = LEVELS.into_iter().find(|level| *level as u32 == number);
-    known.unwrap_or(Level::Debug)
 }
 
 /// The subscriber. It does not support spans.

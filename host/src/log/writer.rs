@@ -1,6 +1,6 @@
 //! The thread that writes the log, and the queue in front of it.
 
-use super::Level;
+use super::level::Level;
 use super::limit::{Limit, Verdict};
 use super::line::timestamp;
 use std::fs::{File, OpenOptions};
@@ -160,15 +160,15 @@ impl Writer {
             match messages.recv_timeout(REPEATS_AFTER) {
                 Ok(Message::Record(record)) => self.take(record),
                 Ok(Message::Print(text)) => {
-                    self.tell_repeats();
+                    self.report_repeats();
                     let _ = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
                 }
                 Ok(Message::Reopen) => self.reopen(),
                 Ok(Message::Flush(done)) => {
-                    self.tell_repeats();
+                    self.report_repeats();
                     let _ = done.send(());
                 }
-                Err(RecvTimeoutError::Timeout) => self.tell_repeats(),
+                Err(RecvTimeoutError::Timeout) => self.report_repeats(),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             let dropped = DROPPED.swap(0, Ordering::Relaxed);
@@ -191,7 +191,7 @@ impl Writer {
         {
             last.repeats += 1;
             if now.saturating_duration_since(last.since) >= REPEATS_AFTER {
-                self.tell_repeats();
+                self.report_repeats();
             }
             return;
         }
@@ -200,7 +200,7 @@ impl Writer {
             false => self.limit.judge(&component, now),
         };
         let Verdict::Write { left_out } = verdict else { return };
-        self.tell_repeats();
+        self.report_repeats();
         if left_out > 0 {
             let message = format!(
                 "{left_out} lines of {component} were left out: it writes too many lines per second"
@@ -212,7 +212,7 @@ impl Writer {
     }
 
     /// Writes how often the last line was repeated.
-    fn tell_repeats(&mut self) {
+    fn report_repeats(&mut self) {
         let Some(last) = &mut self.last else { return };
         let repeats = std::mem::take(&mut last.repeats);
         if repeats == 0 {

@@ -1,6 +1,6 @@
 //! `bdev_get_bdevs` and examination.
 
-use super::{Entry, on_app, on_app_later};
+use super::entry::{Entry, on_app, on_app_later};
 use crate::rpc::Responder;
 use crate::slices::{self, PER_MESSAGE};
 use drivebay_core::bdev::{self, Bdev, examine};

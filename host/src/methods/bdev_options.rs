@@ -1,6 +1,6 @@
 //! `bdev_set_options`.
 
-use super::{Entry, on_app};
+use super::entry::{Entry, on_app};
 use drivebay_core::bdev::channel::set_most_io;
 use drivebay_core::bdev::examine;
 use drivebay_spec_jsonrpc::{Method, Role, RpcError, State, params};
@@ -65,7 +65,7 @@ fn set_options(given: SetOptions) -> Result<bool, RpcError> {
 }
 
 /// The call that sets the present options.
-pub fn config() -> Value {
+pub(super) fn config() -> Value {
     let options = OPTIONS.lock().unwrap_or_else(PoisonError::into_inner);
     json!({"method": "bdev_set_options", "params": *options})
 }

@@ -1,6 +1,6 @@
 //! `framework_*`: initialization, subsystems and their configuration, reactors.
 
-use super::{Entry, TICK_RATE, on_app, on_app_later};
+use super::entry::{Entry, TICK_RATE, on_app, on_app_later};
 use crate::config::save;
 use crate::host::{Event, Host};
 use crate::rpc::{Responder, async_handler};

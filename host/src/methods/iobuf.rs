@@ -1,6 +1,6 @@
 //! `iobuf_*`: the pools of buffers.
 
-use super::{Entry, on_app, refused, unsupported};
+use super::entry::{Entry, on_app, refused, unsupported};
 use drivebay_core::env::buf::{self, DEFAULTS, Options};
 use drivebay_spec_jsonrpc::{Method, NoParams, Role, RpcError, State, params};
 use serde_json::{Value, json};
@@ -60,7 +60,7 @@ fn set_options(given: SetOptions) -> Result<bool, RpcError> {
 }
 
 /// The call that sets the present options.
-pub fn config() -> Value {
+pub(super) fn config() -> Value {
     let options = buf::options();
     let params = SetOptions {
         small_pool_count: options.small_count,

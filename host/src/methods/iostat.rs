@@ -1,7 +1,7 @@
 //! `bdev_get_iostat` and `bdev_reset_iostat`.
 
 use super::bdev::json_of;
-use super::{Entry, TICK_RATE, on_app_later};
+use super::entry::{Entry, TICK_RATE, on_app_later};
 use crate::rpc::Responder;
 use drivebay_core::bdev::stats::{self, IoStat, OpStat, Reset};
 use drivebay_core::bdev::{self, Bdev};

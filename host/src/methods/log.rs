@@ -1,6 +1,6 @@
 //! `log_*`.
 
-use super::{Entry, on_app};
+use super::entry::{Entry, on_app};
 use crate::host::Host;
 use crate::log::{self, ALL, COMPONENTS, Level};
 use crate::rpc::handler;
@@ -52,7 +52,7 @@ pub(super) fn entries(host: &Arc<Host>) -> Vec<Entry> {
             set("log_set_print_level", "Sets the level up to which the host writes log lines."),
             on_app(move |SetLevel { level }| {
                 log::set_print_level(level);
-                tell_plugins(&printing)
+                notify_plugins(&printing)
             }),
         ),
         (
@@ -104,10 +104,10 @@ fn change(host: &Host, flag: &str, on: bool) -> Result<bool, RpcError> {
         return Err(RpcError::invalid_value("flag", flag, allowed));
     }
     log::set_flag(flag, on);
-    tell_plugins(host)
+    notify_plugins(host)
 }
 
-fn tell_plugins(host: &Host) -> Result<bool, RpcError> {
+fn notify_plugins(host: &Host) -> Result<bool, RpcError> {
     let told = host.manager.log_level_changed();
     told.map(|()| true).map_err(RpcError::internal)
 }

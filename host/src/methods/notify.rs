@@ -1,6 +1,6 @@
 //! `notify_*`.
 
-use super::Entry;
+use super::entry::Entry;
 use crate::host::Host;
 use crate::rpc::handler;
 use drivebay_spec_jsonrpc::{Method, NoParams, Role, params};

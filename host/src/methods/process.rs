@@ -1,6 +1,6 @@
 //! `spdk_kill_instance`.
 
-use super::Entry;
+use super::entry::Entry;
 use crate::rpc::async_handler;
 use drivebay_spec_jsonrpc::{Method, Role, RpcError, params};
 use nix::sys::signal::{self, Signal};

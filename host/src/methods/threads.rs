@@ -1,6 +1,6 @@
 //! `thread_*`.
 
-use super::{Entry, TICK_RATE, on_app, on_app_later, refused};
+use super::entry::{Entry, TICK_RATE, on_app, on_app_later, refused};
 use crate::rpc::Handler;
 use drivebay_core::env::CpuSet;
 use drivebay_core::reactor::poller;

@@ -4,10 +4,12 @@
 //! name, kind, language ─> templates (inside the program) ─> files with their words filled in ─> folder
 //! ```
 
+mod kind;
 mod sdk;
 mod templates;
 
-use clap::ValueEnum;
+pub use kind::{Kind, Lang};
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -15,28 +17,6 @@ use templates::Template;
 
 /// The longest name of a project, in bytes. The name becomes part of method names.
 const NAME_LEN_MAX: usize = 40;
-
-/// What a plugin does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Kind {
-    /// Creates disks.
-    Bdev,
-    /// Creates disks on other disks.
-    Filter,
-    /// A transport of NVMe over Fabrics.
-    Transport,
-    /// Serves disks with its own protocol.
-    Target,
-}
-
-/// The language of a plugin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Lang {
-    /// Rust, with the SDK's crates.
-    Rust,
-    /// C11, with only the header.
-    C,
-}
 
 /// A project to write.
 #[derive(Clone, Debug)]

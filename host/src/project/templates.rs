@@ -1,7 +1,7 @@
 //! The templates of `drivebay plugin new`, embedded in the program: `templates/`, `sdk/c`, and a plugin that is a template
 //! itself.
 
-use super::{Kind, Lang};
+use super::kind::{Kind, Lang};
 
 /// One file of a template: its path in the project, and its text with `{{words}}`.
 #[derive(Clone, Copy, Debug)]

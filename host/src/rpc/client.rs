@@ -128,7 +128,7 @@ impl Client {
                 .map_err(ClientError::Io)?;
             match self.stream.read(&mut buffer) {
                 Ok(0) => return Err(ClientError::Io(ErrorKind::UnexpectedEof.into())),
-                Ok(len) => self.framer.feed(buffer.get(..len).unwrap_or_default()),
+                Ok(len) => self.framer.push(buffer.get(..len).unwrap_or_default()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(self.failed(error)),
             }

@@ -1,7 +1,8 @@
 //! One client: it reads bytes, passes requests to the dispatcher, and writes answers.
 
 use super::call::{Call, Outcome, Peer, Responder};
-use super::server::{Answer, Config, Outbox};
+use super::config::Config;
+use super::outbox::{Answer, Outbox};
 use drivebay_spec_jsonrpc::message::{encode_batch, encode_error, encode_result};
 use drivebay_spec_jsonrpc::{FrameError, Framer, Id, Incoming, Request, Role, RpcError};
 use nix::poll::PollFlags;
@@ -149,7 +150,7 @@ impl Connection {
             Ok(len) => {
                 self.progress = Instant::now();
                 if self.phase == Phase::Open {
-                    self.framer.feed(buffer.get(..len).unwrap_or_default());
+                    self.framer.push(buffer.get(..len).unwrap_or_default());
                 }
             }
             Err(error) => self.failed(&error),

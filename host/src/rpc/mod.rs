@@ -8,15 +8,16 @@
 //! - [`Server`] owns the socket and its connections. None of it runs on a reactor.
 //! - [`Registry`] has the methods: who registered them, who may call them, and when.
 //! - [`Call`] is one request, with the [`Responder`] that answers it exactly once.
-//! - [`Client`] is the other side; [`command`] is `drivebay rpc`.
+//! - [`Client`] is the other side.
 #![forbid(unsafe_code)]
 
 mod builtin;
 mod call;
 mod client;
-pub mod command;
+mod config;
 mod connection;
 mod listener;
+mod outbox;
 mod registry;
 mod server;
 #[cfg(test)]
@@ -27,9 +28,10 @@ pub(crate) use builtin::GetMethods;
 pub use builtin::register_builtin;
 pub use call::{Call, Dispatcher, Outcome, Peer, Responder, RoleTable};
 pub use client::{Client, ClientError};
+pub use config::Config;
 pub use listener::ListenError;
 pub use registry::{Handler, Owner, RegisterError, Registry, UnknownHook, async_handler, handler};
-pub use server::{Config, Server};
+pub use server::Server;
 pub(crate) use unknown::has_no_effect;
 
 /// The default path of the socket: `$DRIVEBAY_SOCKET`, else `drivebay.sock` in the runtime folder.

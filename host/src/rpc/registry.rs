@@ -417,7 +417,7 @@ mod tests {
         Method::new::<NoParams>(name, Role::Operate, "For tests.").in_any_state()
     }
 
-    fn says(text: &'static str) -> Handler {
+    fn returns(text: &'static str) -> Handler {
         handler(move |NoParams {}| Ok(text))
     }
 
@@ -432,7 +432,7 @@ mod tests {
     #[test]
     fn a_method_answers_under_its_name_and_alias_only_to_sufficient_roles() {
         let registry = Registry::new();
-        registry.register(&Owner::host(), method("now").alias("then"), says("x")).unwrap();
+        registry.register(&Owner::host(), method("now").alias("then"), returns("x")).unwrap();
         assert_eq!(call(&registry, "now", Some(Role::Operate)).unwrap().get(), "\"x\"");
         assert_eq!(call(&registry, "then", ADMIN).unwrap().get(), "\"x\"");
         assert_eq!(code_of(&registry, "now", Some(Role::Read)), code::PERMISSION_DENIED);
@@ -447,8 +447,8 @@ mod tests {
         let registry = Registry::new();
         let early = method("early").states(&[State::Startup]);
         let late = method("late").states(&[State::Runtime]);
-        registry.register(&Owner::host(), early, says("e")).unwrap();
-        registry.register(&Owner::host(), late, says("l")).unwrap();
+        registry.register(&Owner::host(), early, returns("e")).unwrap();
+        registry.register(&Owner::host(), late, returns("l")).unwrap();
         assert_eq!(own(&registry.list(true, false)), ["early"]);
         assert!(
             call(&registry, "late", ADMIN).unwrap_err().message.contains("only be called after")
@@ -463,8 +463,8 @@ mod tests {
     #[test]
     fn what_is_not_allowed_does_not_exist() {
         let registry = Registry::new();
-        registry.register(&Owner::host(), method("a"), says("a")).unwrap();
-        registry.register(&Owner::host(), method("b"), says("b")).unwrap();
+        registry.register(&Owner::host(), method("a"), returns("a")).unwrap();
+        registry.register(&Owner::host(), method("b"), returns("b")).unwrap();
         registry.allow_only(Some(BTreeSet::from(["b".into()])));
         assert_eq!(code_of(&registry, "a", ADMIN), code::METHOD_NOT_FOUND);
         assert_eq!(call(&registry, "b", ADMIN).unwrap().get(), "\"b\"");
@@ -492,7 +492,7 @@ mod tests {
         assert!(registry.list(true, false).iter().any(|listed| listed == name));
         assert_eq!(call(&registry, name, ADMIN).unwrap().get(), "true");
         assert_eq!(code_of(&registry, name, Some(Role::Read)), code::METHOD_NOT_FOUND);
-        registry.register(&Owner::new("raid", 1), method(name), says("raid")).unwrap();
+        registry.register(&Owner::new("raid", 1), method(name), returns("raid")).unwrap();
         assert_eq!(call(&registry, name, ADMIN).unwrap().get(), "\"raid\"");
         assert_eq!(registry.list(true, false).iter().filter(|listed| *listed == name).count(), 1);
     }
@@ -501,10 +501,10 @@ mod tests {
     fn a_name_has_one_owner_and_a_newer_instance_takes_over() {
         let registry = Registry::new();
         let (old, new) = (Owner::new("lvol", 1), Owner::new("lvol", 2));
-        registry.register(&old, method("a").alias("b"), says("old")).unwrap();
-        let other = registry.register(&Owner::new("raid", 3), method("b"), says("raid"));
+        registry.register(&old, method("a").alias("b"), returns("old")).unwrap();
+        let other = registry.register(&Owner::new("raid", 3), method("b"), returns("raid"));
         assert_eq!(other, Err(RegisterError::Taken { name: "b".into(), owner: "lvol".into() }));
-        registry.register(&new, method("a"), says("new")).unwrap();
+        registry.register(&new, method("a"), returns("new")).unwrap();
         registry.unregister_all(&old);
         assert_eq!(call(&registry, "a", ADMIN).unwrap().get(), "\"new\"");
         assert_eq!(code_of(&registry, "b", ADMIN), code::METHOD_NOT_FOUND);
@@ -529,7 +529,7 @@ mod tests {
             let registry = Arc::clone(&loader);
             std::thread::spawn(move || {
                 registry
-                    .register(&Owner::new("lvol", 1), method("lvol_x"), says("loaded"))
+                    .register(&Owner::new("lvol", 1), method("lvol_x"), returns("loaded"))
                     .unwrap();
                 registry.redispatch(call);
             });

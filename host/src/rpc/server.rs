@@ -3,15 +3,15 @@
 //! It sleeps while nothing happens. [`Config`] contains its limits. A client that sends slowly,
 //! sends invalid data or never reads can neither block the thread nor use unlimited memory.
 
-use super::call::{Dispatcher, Peer, RoleTable};
+use super::call::{Dispatcher, Peer};
+use super::config::Config;
 use super::connection::Connection;
 use super::listener::{ListenError, Listener};
-use drivebay_spec_jsonrpc::FrameLimits;
+use super::outbox::{Answer, Outbox, wake_up};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use std::collections::BTreeMap;
-use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
@@ -28,51 +28,6 @@ use std::time::{Duration, Instant};
 const IDLE_MIN: Duration = Duration::from_secs(1);
 /// How long the server waits before it accepts again when the process is out of descriptors.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
-
-/// The socket and its limits.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// The path of the socket.
-    pub path: PathBuf,
-    /// The mode of the socket file. Default 0600.
-    pub mode: u32,
-    /// The roles of users and groups.
-    pub roles: RoleTable,
-    /// The maximum number of connections at a time. A new client replaces the client that has been
-    /// idle longest. If none is idle, the new client waits in the backlog. The last place is
-    /// reserved for administrators. Default 64.
-    pub max_connections: usize,
-    /// The longest and the deepest request. Default 256 KiB, 64 levels.
-    pub request: FrameLimits,
-    /// The longest answer, in bytes. Default 32 MiB.
-    pub max_answer_bytes: usize,
-    /// The maximum number of bytes of answers that one client has not read yet. A client above this
-    /// limit is dropped. Default 64 MiB.
-    pub max_queued_bytes: usize,
-    /// The maximum number of unanswered calls of one client. Above this limit the server does not
-    /// read from the client. A batch is always started as a whole. Default 64.
-    pub max_outstanding: usize,
-    /// How long a client may stop reading a waiting answer, or stop in the middle of a request.
-    /// Default 60 s.
-    pub stall_timeout: Duration,
-}
-
-impl Config {
-    /// The default configuration for `path`.
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self {
-            path: path.into(),
-            mode: 0o600,
-            roles: RoleTable::default(),
-            max_connections: 64,
-            request: FrameLimits::default(),
-            max_answer_bytes: 32 * 1024 * 1024,
-            max_queued_bytes: 64 * 1024 * 1024,
-            max_outstanding: 64,
-            stall_timeout: Duration::from_secs(60),
-        }
-    }
-}
 
 /// A running RPC server. Dropping it stops the thread and removes the socket.
 #[derive(Debug)]
@@ -136,42 +91,6 @@ impl Drop for Server {
             let _ = thread.join();
         }
     }
-}
-
-/// The encoded answer of one call. `text` is `None` for a notification.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) connection: u64,
-    pub(crate) exchange: u64,
-    pub(crate) index: usize,
-    pub(crate) text: Option<String>,
-}
-
-/// The queue of answers to the RPC thread. It has at most one answer for each outstanding call.
-#[derive(Clone)]
-pub(crate) struct Outbox {
-    answers: Sender<Answer>,
-    wake: Arc<EventFd>,
-}
-
-impl Outbox {
-    pub(crate) fn send(&self, answer: Answer) {
-        // Fails only when the server has stopped; then nobody waits for the answer.
-        if self.answers.send(answer).is_ok() {
-            wake_up(&self.wake);
-        }
-    }
-}
-
-impl fmt::Debug for Outbox {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Outbox").finish_non_exhaustive()
-    }
-}
-
-fn wake_up(wake: &EventFd) {
-    // EAGAIN means that 2^64 - 2 wake-ups are pending, so the thread will wake.
-    let _ = wake.write(1);
 }
 
 /// The state of the thread.

@@ -387,7 +387,7 @@ fn the_command_prints_results_and_tells_errors_apart() {
     let fixture = Fixture::new();
     let run = |method: &str| {
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let request = crate::cli::Request {
+        let options = crate::cli::Rpc {
             rpc_socket: Some(fixture.path.clone()),
             timeout: Duration::from_secs(60),
             wait: None,
@@ -395,7 +395,7 @@ fn the_command_prints_results_and_tells_errors_apart() {
             method: Some(method.to_owned()),
             params: None,
         };
-        let exit = command::run(&request, &mut out, &mut err);
+        let exit = crate::rpc_command::run(&options, &mut out, &mut err);
         (exit, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
     };
     let (exit, out, _) = run("spdk_get_version");

@@ -82,7 +82,7 @@ pub(crate) fn has_no_effect(method: &str) -> bool {
 
 /// Why `method` does not exist, and what to do. `known` are the methods that can be called.
 pub(crate) fn why(method: &str, known: &[String]) -> String {
-    if let Some(meant) = meant(method, known, 1) {
+    if let Some(meant) = similar(method, known, 1) {
         return meant;
     }
     let starts = |prefix: &str| method.starts_with(prefix);
@@ -100,14 +100,14 @@ pub(crate) fn why(method: &str, known: &[String]) -> String {
         None if NOT_YET.into_iter().any(starts) => {
             "it is a method of SPDK that is not implemented yet".to_owned()
         }
-        None => meant(method, known, 2).unwrap_or_else(|| {
+        None => similar(method, known, 2).unwrap_or_else(|| {
             "no plugin on the plugin path has it (drivebay plugin list)".to_owned()
         }),
     }
 }
 
 /// The names that differ from `method` in at most `slips` characters, as a question.
-fn meant(method: &str, known: &[String], slips: usize) -> Option<String> {
+fn similar(method: &str, known: &[String], slips: usize) -> Option<String> {
     let mut close: Vec<(usize, &str)> = known
         .iter()
         .map(|name| (strsim::damerau_levenshtein(method, name), name.as_str()))

@@ -1,6 +1,6 @@
 //! The files that a host may use, enforced by the kernel's Landlock (Linux 5.13).
 
-use super::Places;
+use super::places::Places;
 use landlock::{
     ABI, Access, AccessFs, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus,
     path_beneath_rules,

@@ -110,7 +110,7 @@ impl Channel {
             block_size,
             is_waiting: Cell::new(false),
             wait: Cell::new(bay_wait {
-                cb: Some(turn),
+                cb: Some(io_available),
                 arg: std::ptr::null_mut(),
                 link: std::ptr::null_mut(),
                 rsv: 0,
@@ -140,7 +140,7 @@ impl Channel {
         let raw = context.into_raw();
         // SAFETY: `raw` was just made from the context.
         let iov = unsafe { C::iov(raw) };
-        let io = Waiting { op, flags, raw, iov, ended: ended::<C, F> };
+        let io = Waiting { op, flags, raw, iov, ended: io_done::<C, F> };
         // SAFETY: the list is valid from `into_raw` on.
         if op.has_data() && !unsafe { self.0.fits(op, iov) } {
             // SAFETY: this completes the I/O, which is not submitted.
@@ -302,18 +302,18 @@ unsafe fn submit(free: NonNull<bay_io>, io: &Waiting) {
     request.nblocks = range.nblocks;
     (request.iov, request.iovcnt) = io.iov;
     request.arg = [arg, 0];
-    // SAFETY: the context keeps the list valid until `ended` turns it back.
+    // SAFETY: the context keeps the list valid until `io_done` turns it back.
     unsafe { (host.client.submit)(host.raw, free.as_ptr(), Some(io.ended), io.raw) };
 }
 
-unsafe extern "C" fn turn(arg: *mut c_void) {
+unsafe extern "C" fn io_available(arg: *mut c_void) {
     // SAFETY: `arg` is the reference count that `drain` gave the host.
     let inner = unsafe { Rc::from_raw(arg.cast_const().cast::<Inner>()) };
     enter((), move || inner.drain()); // does nothing when the channel is dropped
 }
 
 /// Completes an I/O, on the host's call. `io` is NULL when the I/O was never submitted.
-unsafe extern "C" fn ended<C, F>(arg: *mut c_void, io: *mut bay_io, status: i32)
+unsafe extern "C" fn io_done<C, F>(arg: *mut c_void, io: *mut bay_io, status: i32)
 where
     C: IoContext,
     F: Fn(C, IoResult) + Copy + 'static,

@@ -101,7 +101,7 @@ impl FanOut {
         // The field of the second argument holds the child's number, because no op has a second argument.
         request.arg = [arg, number.into()];
         request.arg_len = 0;
-        let ended: bay_io_cb_fn = if self.0.joins { joining_child_ended } else { child_ended };
+        let ended: bay_io_cb_fn = if self.0.joins { joining_child_done } else { child_done };
         self.0.change_holds(1);
         // SAFETY: the module owns the parent and its data until the last child has completed.
         unsafe { (host.client.submit)(host.raw, child.as_ptr(), Some(ended), parent.cast()) };
@@ -121,7 +121,7 @@ impl FanOut {
 
     /// Records a failure. The parent completes with it when its children have completed.
     pub fn fail(&mut self, status: impl Into<Status>) {
-        self.0.note(IoResult::new(status.into()), None);
+        self.0.record(IoResult::new(status.into()), None);
     }
 }
 
@@ -207,7 +207,7 @@ impl Parent {
     }
 
     /// Keeps the first failure with its detail, or a success with a detail.
-    fn note(self, result: IoResult, number: Option<u8>) {
+    fn record(self, result: IoResult, number: Option<u8>) {
         let count = self.count();
         if count.failure == 0 && (!result.status.is_success() || result.has_detail()) {
             if self.joins
@@ -224,7 +224,7 @@ impl Parent {
     #[inline]
     fn end_one(self, result: IoResult, number: u8) {
         if !result.status.is_success() || result.has_detail() {
-            self.note(result, Some(number));
+            self.record(result, Some(number));
         }
         let Count { pending, failure } = self.count();
         if pending > 1 {
@@ -251,20 +251,20 @@ impl Parent {
     }
 }
 
-unsafe extern "C" fn child_ended(parent: *mut c_void, child: *mut bay_io, status: i32) {
+unsafe extern "C" fn child_done(parent: *mut c_void, child: *mut bay_io, status: i32) {
     // SAFETY: `parent` is the pointer that `send` gave the host, and the parent waits for its children.
-    unsafe { one_ended(parent, child, status, false) };
+    unsafe { count_child(parent, child, status, false) };
 }
 
-unsafe extern "C" fn joining_child_ended(parent: *mut c_void, child: *mut bay_io, status: i32) {
+unsafe extern "C" fn joining_child_done(parent: *mut c_void, child: *mut bay_io, status: i32) {
     // SAFETY: as above.
-    unsafe { one_ended(parent, child, status, true) };
+    unsafe { count_child(parent, child, status, true) };
 }
 
 /// # Safety
 /// `parent` is the request that waits for `child`; `child` is valid during the host's callback.
 #[inline]
-unsafe fn one_ended(parent: *mut c_void, child: *mut bay_io, status: i32, joins: bool) {
+unsafe fn count_child(parent: *mut c_void, child: *mut bay_io, status: i32, joins: bool) {
     let Some(io) = NonNull::new(parent.cast::<bay_io>()) else { return };
     // SAFETY: `child` is valid during the callback.
     let child = unsafe { &*child };

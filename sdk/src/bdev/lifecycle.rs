@@ -84,12 +84,12 @@ impl<B: Bdev> Opening<B> {
     /// Answers with a channel or an error. `[thread of the open_channel_later call]`
     pub fn answer(self, channel: Result<B::Channel>) {
         let mut this = std::mem::ManuallyDrop::new(self);
-        this.give(channel);
+        this.complete(channel);
         // SAFETY: `give` no longer uses the cell, and `ManuallyDrop` prevents a second drop.
         unsafe { ptr::drop_in_place(&raw mut this.cell) };
     }
 
-    fn give(&mut self, channel: Result<B::Channel>) {
+    fn complete(&mut self, channel: Result<B::Channel>) {
         // SAFETY: the host keeps the bdev while one of its channels is being created.
         let made = channel
             .and_then(|state| unsafe { make_channel::<B>(self.on_bus, self.host_chan, state) });
@@ -106,7 +106,7 @@ impl<B: Bdev> Opening<B> {
 
 impl<B: Bdev> Drop for Opening<B> {
     fn drop(&mut self) {
-        self.give(Err(Error::new(errno::EIO, "the module did not create the channel")));
+        self.complete(Err(Error::new(errno::EIO, "the module did not create the channel")));
     }
 }
 

@@ -205,7 +205,7 @@ impl<B: Bdev> Registered<B> {
     /// [`unquiesce`](Self::unquiesce), the host queues new I/O and keeps its order. `[app thread]`
     ///
     /// # Errors
-    /// `ENODEV` when the bdev is unregistered; `done` is then not called.
+    /// `ENODEV` when the bdev is control_done; `done` is then not called.
     pub fn quiesce(&self, app: &App, done: impl FnOnce(&App, Result<()>) + 'static) -> Result<()> {
         self.quiesce_blocks(app, WHOLE, done)
     }
@@ -221,7 +221,7 @@ impl<B: Bdev> Registered<B> {
     /// As [`quiesce`](Self::quiesce), for the I/O of some blocks. Ranges may overlap. `[app thread]`
     ///
     /// # Errors
-    /// `EINVAL` for blocks that are not on the bdev, `ENODEV` when the bdev is unregistered; `done` is then not called.
+    /// `EINVAL` for blocks that are not on the bdev, `ENODEV` when the bdev is control_done; `done` is then not called.
     pub fn quiesce_blocks(
         &self,
         _app: &App,
@@ -234,7 +234,7 @@ impl<B: Bdev> Registered<B> {
         let host = host();
         // SAFETY: the host owns `arg` until it calls back.
         let status = unsafe {
-            (host.bdev.quiesce)(host.raw, self.id, lba, nblocks, Some(ended), arg.cast())
+            (host.bdev.quiesce)(host.raw, self.id, lba, nblocks, Some(control_done), arg.cast())
         };
         check(status, "quiesce").inspect_err(|_| {
             // SAFETY: the host does not use `arg` after it refused the call.
@@ -253,7 +253,7 @@ impl<B: Bdev> Registered<B> {
         let host = host();
         // SAFETY: the host owns `arg` until it calls back.
         let status = unsafe {
-            (host.bdev.unquiesce)(host.raw, self.id, lba, nblocks, Some(ended), arg.cast())
+            (host.bdev.unquiesce)(host.raw, self.id, lba, nblocks, Some(control_done), arg.cast())
         };
         check(status, "unquiesce").inspect_err(|_| {
             // SAFETY: the host does not use `arg` after it refused the call.
@@ -282,7 +282,7 @@ fn unregister(app: &App, id: u64, done: impl FnOnce(&App, Result<()>) + 'static)
     let arg = Box::into_raw(done);
     let host = host();
     // SAFETY: the host owns `arg` until it calls back.
-    let status = unsafe { (host.bdev.unregister)(host.raw, id, Some(ended), arg.cast()) };
+    let status = unsafe { (host.bdev.unregister)(host.raw, id, Some(control_done), arg.cast()) };
     if let Err(error) = check(status, "unregister") {
         // SAFETY: the host does not use `arg` after it refused the call.
         let done = unsafe { Box::from_raw(arg) };
@@ -290,7 +290,7 @@ fn unregister(app: &App, id: u64, done: impl FnOnce(&App, Result<()>) + 'static)
     }
 }
 
-unsafe extern "C" fn ended(arg: *mut c_void, status: i32) {
+unsafe extern "C" fn control_done(arg: *mut c_void, status: i32) {
     // SAFETY: `arg` is the box that the host was given; this is the only call for it.
     let done = unsafe { Box::from_raw(arg.cast::<Done>()) };
     // SAFETY: the host calls this function on the app thread.

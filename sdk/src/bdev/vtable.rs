@@ -200,7 +200,7 @@ unsafe extern "C" fn submit<B: Bdev>(chan: *mut c_void, io: *mut bay_io) {
     // Only these types have code that runs on a channel outside of `submit` and completes I/O there.
     let has_busy_sections = const { B::POLLS || B::BURSTS || B::JOINS };
     if is_poisoned() || has_busy_sections && channel.is_busy.get() {
-        return keep_or_fail(channel, io);
+        return queue_or_fail(channel, io);
     }
     if const { home::drv_ctx_len::<B>() > 0 } {
         // SAFETY: the I/O was just submitted to this module, which has requested a context.
@@ -227,7 +227,7 @@ unsafe extern "C" fn submit<B: Bdev>(chan: *mut c_void, io: *mut bay_io) {
 /// `extern "C"` because it does not unwind: so `submit` ends with a jump to it and needs no stack frame.
 #[cold]
 #[inline(never)]
-extern "C" fn keep_or_fail<B: Bdev>(channel: &Channel<B>, io: NonNull<bay_io>) {
+extern "C" fn queue_or_fail<B: Bdev>(channel: &Channel<B>, io: NonNull<bay_io>) {
     if const { home::drv_ctx_len::<B>() > 0 } {
         // SAFETY: `submit` has just received it.
         unsafe { home::begin(io) };

@@ -146,7 +146,7 @@ impl BlockIo {
             open: Rc::clone(&self.0),
             hold: Hold::new(&self.0.executor, what.clone()),
         };
-        self.0.channel.submit(op, IoFlags::NONE, Context(Box::new(in_flight)), ended);
+        self.0.channel.submit(op, IoFlags::NONE, Context(Box::new(in_flight)), io_done);
         let (result, buf) = poll_fn(|context| match slot.end.take() {
             Some(end) => Poll::Ready(end),
             None => {
@@ -193,7 +193,7 @@ unsafe impl IoContext for Context {
     }
 }
 
-fn ended(context: Context, result: IoResult) {
+fn io_done(context: Context, result: IoResult) {
     let InFlight { buf, slot, open, hold } = *context.0;
     slot.end.set(Some((result, buf)));
     let waker = slot.waker.take();

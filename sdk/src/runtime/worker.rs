@@ -78,7 +78,7 @@ impl Submitted {
         let has_ended = Rc::new(Cell::new(false));
         let hold = Hold::new(&Executor::here()?, format!("worker: {name}"));
         let msg =
-            bay_msg { call: Some(ended), arg: ptr::null_mut(), link: ptr::null_mut(), rsv: 0 };
+            bay_msg { call: Some(job_done), arg: ptr::null_mut(), link: ptr::null_mut(), rsv: 0 };
         let job = Box::into_raw(Box::new(Job {
             job: bay_job { run: Some(run_job), arg: ptr::null_mut(), done: msg },
             work: Some(work),
@@ -89,7 +89,7 @@ impl Submitted {
         // SAFETY: as above.
         unsafe { (*job).job.done.arg = job.cast() };
         let host = host();
-        // SAFETY: the host owns the job until `ended`, or until it is canceled.
+        // SAFETY: the host owns the job until `job_done`, or until it is canceled.
         let status = unsafe { (table.submit)(host.raw, job.cast()) };
         if status != 0 {
             // SAFETY: the host refused the job, so this function still owns it.
@@ -108,7 +108,7 @@ impl Drop for Submitted {
         let host = host();
         // SAFETY: the job has not ended, so its memory is valid.
         if unsafe { (self.table.cancel)(host.raw, self.job.cast()) } == 0 {
-            // SAFETY: the job was canceled, so the host calls neither `run_job` nor `ended`.
+            // SAFETY: the job was canceled, so the host calls neither `run_job` nor `job_done`.
             drop(unsafe { Box::from_raw(self.job) });
         }
     }
@@ -127,7 +127,7 @@ unsafe extern "C" fn run_job(arg: *mut c_void) {
 }
 
 /// `[thread of the submit]`
-unsafe extern "C" fn ended(arg: *mut c_void) {
+unsafe extern "C" fn job_done(arg: *mut c_void) {
     // SAFETY: `arg` is the job; the host returns it once.
     let job = unsafe { Box::from_raw(arg.cast::<Job>()) };
     job.of_submitter.has_ended.set(true);

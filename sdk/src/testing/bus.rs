@@ -84,12 +84,12 @@ pub(super) unsafe extern "C" fn unregister(
     if !is_known {
         return -crate::errno::ENODEV;
     }
-    tell(id, api::BAY_EVENT_REMOVE, 0);
-    leave_if_unused(id);
+    send_event(id, api::BAY_EVENT_REMOVE, 0);
+    remove_if_unused(id);
     0
 }
 
-pub(super) fn tell(bdev: u64, event: u32, value: u64) {
+pub(super) fn send_event(bdev: u64, event: u32, value: u64) {
     let descs: Vec<Desc> =
         state(|state| state.descs.values().filter(|desc| desc.bdev == bdev).copied().collect());
     for desc in descs {
@@ -100,7 +100,7 @@ pub(super) fn tell(bdev: u64, event: u32, value: u64) {
     }
 }
 
-pub(super) fn leave_if_unused(id: u64) {
+pub(super) fn remove_if_unused(id: u64) {
     let gone = state(|state| {
         let is_open = state.descs.values().any(|desc| desc.bdev == id)
             || state.closing.values().any(|bdev| *bdev == id);
@@ -144,12 +144,12 @@ pub(super) unsafe extern "C" fn chan_ready(_: H, handle: u64, raw: *mut c_void, 
 
 pub(super) unsafe extern "C" fn chan_closed(_: H, chan: u64) {
     let bdev = state(|state| state.closing.remove(&chan)).expect("the channel is not closing");
-    leave_if_unused(bdev);
+    remove_if_unused(bdev);
 }
 
 pub(super) unsafe extern "C" fn resize(_: H, id: u64, num_blocks: u64) -> i32 {
     state(|state| state.bdevs.get_mut(&id).unwrap().reg.num_blocks = num_blocks);
-    tell(id, api::BAY_EVENT_RESIZE, num_blocks);
+    send_event(id, api::BAY_EVENT_RESIZE, num_blocks);
     0
 }
 
@@ -180,7 +180,7 @@ pub(super) unsafe extern "C" fn open(
 
 pub(super) unsafe extern "C" fn close(_: H, desc: u64) -> i32 {
     let bdev = state(|state| state.descs.remove(&desc)).unwrap().bdev;
-    leave_if_unused(bdev);
+    remove_if_unused(bdev);
     0
 }
 
@@ -285,7 +285,7 @@ pub(super) fn close_chan(handle: u64) {
     // SAFETY: the channel has no I/O outstanding.
     if unsafe { ops.chan_destroy.unwrap()(ctx, chan) } == 0 {
         state(|state| state.closing.remove(&handle));
-        leave_if_unused(bdev);
+        remove_if_unused(bdev);
     }
 }
 
@@ -511,7 +511,7 @@ pub(super) unsafe extern "C" fn alias(_: H, id: u64, _: bay_str, _: u32) -> i32 
 }
 
 pub(super) unsafe extern "C" fn media(_: H, id: u64, _: u64, _: u64) -> i32 {
-    tell(id, api::BAY_EVENT_MEDIA, 0);
+    send_event(id, api::BAY_EVENT_MEDIA, 0);
     0
 }
 

@@ -17,7 +17,7 @@ fn frames(stream: &[u8], piece: usize, limits: FrameLimits) -> (Vec<Vec<u8>>, bo
     let mut framer = Framer::new(limits);
     let mut frames = Vec::new();
     for bytes in stream.chunks(piece) {
-        framer.feed(bytes);
+        framer.push(bytes);
         loop {
             match framer.next_frame() {
                 Ok(Some(frame)) => {

@@ -45,7 +45,7 @@ pub(crate) fn trust(data: &[u8]) {
         (1, Some(text)) => {
             if let Ok(key) = key::PublicKey::parse(Path::new("some.pub"), text) {
                 assert_eq!(key.name, "some");
-                look(key.made(&[0; 64], data));
+                look(key.verifies(&[0; 64], data));
             }
         }
         (2, Some(text)) => {

@@ -63,7 +63,7 @@ impl Client {
             depth: sim().rng.pick(&[1, 2, 4, 8, 16]),
             in_flight: RefCell::default(),
             wait: RefCell::new(bay_wait {
-                cb: Some(io_came_free),
+                cb: Some(io_available),
                 arg: ptr::null_mut(),
                 link: ptr::null_mut(),
                 rsv: 0,
@@ -292,13 +292,13 @@ impl Client {
         if request.expect != Expect::Invalid {
             let now = sim.next_sequence();
             match op {
-                BAY_OP_READ | BAY_OP_COMPARE => top.model.read_ended(lba, nblocks),
+                BAY_OP_READ | BAY_OP_COMPARE => top.model.read_completed(lba, nblocks),
                 BAY_OP_WRITE => {
                     let tag = |index| tag + index;
-                    top.model.write_ended(lba, nblocks, tag, status == 0, now);
+                    top.model.write_completed(lba, nblocks, tag, status == 0, now);
                 }
                 BAY_OP_UNMAP | BAY_OP_WRITE_ZEROES => {
-                    top.model.write_ended(lba, nblocks, |_| 0, status == 0, now);
+                    top.model.write_completed(lba, nblocks, |_| 0, status == 0, now);
                 }
                 _ => {}
             }
@@ -386,7 +386,7 @@ unsafe extern "C" fn ended(arg: *mut c_void, io: *mut bay_io, status: i32) {
     }
 }
 
-unsafe extern "C" fn io_came_free(arg: *mut c_void) {
+unsafe extern "C" fn io_available(arg: *mut c_void) {
     // SAFETY: `Client::new` set `arg` to the client. The simulation keeps the client while it waits.
     let client = unsafe { &*arg.cast::<Client>() };
     assert_eq!(client.thread, thread::current_id(), "woken on another thread");

@@ -104,8 +104,8 @@ impl Sim {
         let unquiesce = bus().unquiesce.unwrap();
         let id = nodes[node].id();
         let arg = ((node as u64) << 32 | range.0 << 16 | range.1) as *mut c_void;
-        // SAFETY: the call passes a handle and numbers. `arg` is a number too, which `let_go` decodes.
-        let status = unsafe { unquiesce(host(), id, range.0, range.1, Some(let_go), arg) };
+        // SAFETY: the call passes a handle and numbers. `arg` is a number too, which `unquiesced` decodes.
+        let status = unsafe { unquiesce(host(), id, range.0, range.1, Some(unquiesced), arg) };
         if status != 0 {
             assert_eq!(status, -libc::ENODEV, "unquiesce");
             self.quiesces.borrow_mut().retain(|one| (one.node, one.range) != (node, range));
@@ -129,7 +129,7 @@ unsafe extern "C" fn quiesced(arg: *mut c_void, status: i32) {
     sim().nodes.borrow()[node].quiesced().borrow_mut().push(range);
 }
 
-unsafe extern "C" fn let_go(arg: *mut c_void, status: i32) {
+unsafe extern "C" fn unquiesced(arg: *mut c_void, status: i32) {
     assert_eq!(status, 0, "unquiesce");
     let (node, range) = quiesce_of(arg);
     sim().quiesces.borrow_mut().retain(|one| (one.node, one.range) != (node, range));

@@ -172,7 +172,7 @@ impl Filter {
                 // SAFETY: the filter has borrowed the child until it submits it (invariant of `abi`).
                 unsafe { (*child).lba = lba };
             }
-            return abi::submit(child, one_ended, io.cast());
+            return abi::submit(child, child_done, io.cast());
         }
         let several = request.drv_ctx.cast::<Several>();
         let count = chan.bases.len() as u32;
@@ -181,7 +181,7 @@ impl Filter {
         unsafe { several.write(Several { pending: Cell::new(count), status: Cell::new(0) }) };
         let children: Vec<_> = chan.bases.iter().map(|&base| abi::derive(base, io)).collect();
         for child in children {
-            abi::submit(child, one_of_several_ended, io.cast());
+            abi::submit(child, part_done, io.cast());
         }
     }
 }
@@ -207,13 +207,13 @@ fn channel<'a>(chan: *mut c_void) -> &'a Chan {
     unsafe { &*chan.cast::<Chan>() }
 }
 
-unsafe extern "C" fn one_ended(arg: *mut c_void, child: *mut bay_io, status: i32) {
+unsafe extern "C" fn child_done(arg: *mut c_void, child: *mut bay_io, status: i32) {
     // SAFETY: the filter has borrowed the parent, which `left` returns, and gives it back here. The host
     // keeps the child until this callback returns.
     unsafe { client().complete_from.unwrap()(host(), left(arg), child, status) };
 }
 
-unsafe extern "C" fn one_of_several_ended(arg: *mut c_void, _child: *mut bay_io, status: i32) {
+unsafe extern "C" fn part_done(arg: *mut c_void, _child: *mut bay_io, status: i32) {
     // SAFETY: `arg` is the parent. `pass_on` wrote a `Several` to its `drv_ctx`, which stays in place until
     // the last child completes the parent.
     let several = unsafe { &*fields(arg.cast()).drv_ctx.cast::<Several>() };

@@ -68,14 +68,14 @@ impl Model {
         }
     }
 
-    pub(crate) fn read_ended(&self, lba: u64, nblocks: u64) {
+    pub(crate) fn read_completed(&self, lba: u64, nblocks: u64) {
         self.blocks.borrow_mut()[range(lba, nblocks)]
             .iter_mut()
             .for_each(|block| block.readers -= 1);
     }
 
     /// A change completed. After success the blocks hold it, otherwise they may hold it.
-    pub(crate) fn write_ended(
+    pub(crate) fn write_completed(
         &self,
         lba: u64,
         nblocks: u64,
@@ -187,7 +187,7 @@ mod tests {
         let model = Model::new(4, 16);
         model.begin(1, 1, Use::Write, 1);
         assert!(!model.is_free(1, 1, Use::Read));
-        model.write_ended(1, 1, |_| 7, false, 2);
+        model.write_completed(1, 1, |_| 7, false, 2);
         assert!(model.is_free(0, 4, Use::Write));
         assert_eq!(model.known(1, 1), None);
         assert!(model.check_read(1, &block(9)).is_err());
@@ -199,7 +199,7 @@ mod tests {
     fn what_is_not_stable_is_found_unless_it_changed_meanwhile() {
         let model = Model::new(1, 16);
         model.begin(0, 1, Use::Write, 1);
-        model.write_ended(0, 1, |_| 3, true, 2);
+        model.write_completed(0, 1, |_| 3, true, 2);
         let old = |_, bytes: &mut [u8]| fill(bytes, 0);
         assert!(model.check_stable(0, 1, 2, old).is_err());
         assert!(model.check_stable(0, 1, 1, old).is_ok());

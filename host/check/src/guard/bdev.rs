@@ -35,7 +35,7 @@ unsafe impl Send for Guarded {}
 unsafe impl Sync for Guarded {}
 
 /// Gets the status of a pending operation.
-type Told = fn(*const Channel, i32);
+type ChannelDone = fn(*const Channel, i32);
 
 /// One thread's part of a bdev.
 pub(crate) struct Channel {
@@ -45,7 +45,7 @@ pub(crate) struct Channel {
     is_entered: Cell<bool>,
     host_chan: u64,
     /// Called when a pending creation or destruction has finished, for channels of the suite.
-    pub(crate) told: Cell<Option<Told>>,
+    pub(crate) on_done: Cell<Option<ChannelDone>>,
 }
 
 /// The host is inside one of a channel's functions until this is dropped.
@@ -271,7 +271,7 @@ pub(crate) fn open_channel(bdev: Arc<Guarded>, args: &bay_chan_args) -> (i32, *c
         outstanding: Cell::new(0),
         is_entered: Cell::new(false),
         host_chan: args.host_chan,
-        told: Cell::new(None),
+        on_done: Cell::new(None),
     }));
     let key = (thread::current_id(), args.host_chan);
     with_all(|all| all.pending.insert(key, channel as usize));
@@ -307,7 +307,7 @@ unsafe extern "C" fn chan_ready(
     let made = unsafe { &*channel };
     made.module.set(chan);
     if host_chan & OF_SUITE != 0 {
-        made.told.take().into_iter().for_each(|told| told(channel, status));
+        made.on_done.take().into_iter().for_each(|done| done(channel, status));
         return;
     }
     if let Some(ready) = core::bdev().chan_ready {
@@ -364,7 +364,7 @@ unsafe extern "C" fn chan_closed(host: *const bay_host, host_chan: u64) {
     let Some(channel) = take_pending(host_chan, "chan_closed") else { return };
     if host_chan & OF_SUITE != 0 {
         // SAFETY: pending channels are alive.
-        unsafe { (*channel).told.take() }.into_iter().for_each(|told| told(channel, 0));
+        unsafe { (*channel).on_done.take() }.into_iter().for_each(|done| done(channel, 0));
     } else if let Some(closed) = core::bdev().chan_closed {
         // SAFETY: forwards the answer that the bus waits for, on its thread.
         unsafe { closed(host, host_chan) };

@@ -17,7 +17,7 @@ mod thread;
 pub use bdev::{Guarded, bdevs};
 pub use memory::{Held, held};
 pub use poller::only_polled;
-pub use request::{at_module, look_at_ended, op_name};
+pub use request::{at_module, check_retired, op_name};
 
 use drivebay_core::services;
 use drivebay_plugin_api::id;

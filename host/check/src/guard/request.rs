@@ -59,17 +59,17 @@ pub(crate) struct Request {
     io: bay_io,
 }
 
-struct Resting(VecDeque<*mut Request>);
+struct Retired(VecDeque<*mut Request>);
 
 // SAFETY: requests are never freed, and whoever takes one out of the queue has it alone.
-unsafe impl Send for Resting {}
+unsafe impl Send for Retired {}
 
-static REST: Mutex<Resting> = Mutex::new(Resting(VecDeque::new()));
+static RETIRED: Mutex<Retired> = Mutex::new(Retired(VecDeque::new()));
 /// The number of requests that are at modules now.
 static AT_MODULE: AtomicU64 = AtomicU64::new(0);
 
-fn resting() -> MutexGuard<'static, Resting> {
-    REST.lock().unwrap_or_else(PoisonError::into_inner)
+fn retired() -> MutexGuard<'static, Retired> {
+    RETIRED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The number of requests that are at modules now.
@@ -79,8 +79,8 @@ pub fn at_module() -> u64 {
 }
 
 /// Checks whether any completed request was touched since its completion.
-pub fn look_at_ended() {
-    for request in &resting().0 {
+pub fn check_retired() {
+    for request in &retired().0 {
         // SAFETY: it is never freed, and only a plugin that breaks the rules writes to it.
         check_untouched(unsafe { &**request });
     }
@@ -126,7 +126,7 @@ fn of(io: *mut bay_io) -> *mut Request {
 }
 
 fn make(drv_len: usize) -> *mut Request {
-    let mut rest = resting();
+    let mut rest = retired();
     let at = if rest.0.len() < RESTING {
         None
     } else {
@@ -200,7 +200,7 @@ fn finish(at: *mut Request, status: i32) {
     outstanding.set(outstanding.get().saturating_sub(1));
     let origin = request.origin;
     let mut ended = request.io;
-    lay_to_rest(at);
+    retire(at);
     match origin {
         Origin::Bus(io) => {
             // SAFETY: it is the bus's request, which the guard owns until its `done`.
@@ -219,7 +219,7 @@ fn finish(at: *mut Request, status: i32) {
 }
 
 /// Fills the request with the pattern and queues it.
-fn lay_to_rest(at: *mut Request) {
+fn retire(at: *mut Request) {
     // SAFETY: it has completed and is in no queue, so only we have it.
     let request = unsafe { &mut *at };
     let io: *mut bay_io = &raw mut request.io;
@@ -231,7 +231,7 @@ fn lay_to_rest(at: *mut Request) {
     unsafe { place.cast::<Option<bay_done_fn>>().write(Some(done)) };
     // SAFETY: the memory has this length.
     unsafe { request.drv_ctx.write_bytes(PATTERN, request.drv_len) };
-    resting().0.push_back(at);
+    retired().0.push_back(at);
 }
 
 fn check_untouched(request: &Request) {

@@ -1,6 +1,6 @@
 //! Every I/O completes once, on its thread, at any depth.
 
-use crate::batch::{Ended, Io};
+use crate::batch::{Completed, Io};
 use crate::client::{DEADLINE, status_name, wait};
 use crate::guard;
 use crate::random::Random;
@@ -28,7 +28,7 @@ pub(super) fn some(made: &Made, random: &mut Random, many: usize) -> Vec<Io> {
 ///
 /// # Errors
 /// The first I/O that failed.
-pub(super) fn all_succeeded(ended: &[Ended]) -> Verdict {
+pub(super) fn all_succeeded(ended: &[Completed]) -> Verdict {
     match ended.iter().find(|ended| ended.status != 0) {
         None => Ok(()),
         Some(bad) => failed(
@@ -47,7 +47,7 @@ pub(super) fn once(rig: &mut Rig<'_>) -> Verdict {
         all_succeeded(&run(&channel, some(&made, &mut random, 256), depth)?)?;
     }
     std::thread::sleep(Duration::from_millis(LATE_MS));
-    guard::look_at_ended();
+    guard::check_retired();
     if !until(|| guard::at_module() == 0) {
         return failed("every I/O completed", format!("{} have not", guard::at_module()));
     }

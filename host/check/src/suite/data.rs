@@ -1,6 +1,6 @@
 //! Data that was written reads back unchanged, whatever other I/O runs at the same time.
 
-use crate::batch::{Ended, Io};
+use crate::batch::{Completed, Io};
 use crate::client::{Channel, DEADLINE, status_name, wait};
 use crate::guard;
 use crate::model::Model;
@@ -123,7 +123,7 @@ impl Mix {
                     Stop::failed("I/O of the mix completes", seen)
                 };
                 let ended = wait(answer, DEADLINE).map_err(late)?;
-                let is_good = |ended: &&Ended| {
+                let is_good = |ended: &&Completed| {
                     matches!(
                         (ended.io.op, ended.status),
                         (_, 0) | (BAY_OP_COMPARE, BAY_ST_MISCOMPARE)
@@ -218,7 +218,7 @@ impl Mix {
     ///
     /// # Errors
     /// Data that cannot be there.
-    pub(super) fn account(&mut self, ended: &[Ended]) -> Verdict {
+    pub(super) fn account(&mut self, ended: &[Completed]) -> Verdict {
         for ended in ended {
             if let Err(why) = self.model.account(ended) {
                 return failed("what was written is read", why);

@@ -4,7 +4,7 @@
 //! A transport other than NVMe/TCP is only registered, because the suite has no initiator for it. A
 //! target with its own protocol is skipped.
 
-use crate::batch::{Ended, Io};
+use crate::batch::{Completed, Io};
 use crate::client::DEADLINE;
 use crate::growth::Series;
 use crate::model::Model;
@@ -218,7 +218,7 @@ impl Remote {
         if io.op == BAY_OP_READ {
             io.data = data;
         }
-        let accounted = self.model.account(&Ended { io, status: 0 });
+        let accounted = self.model.account(&Completed { io, status: 0 });
         accounted.map_err(|why| Stop::failed("what was written is read", why))
     }
 }
@@ -229,7 +229,7 @@ pub(super) fn connections(rig: &mut Rig<'_>) -> Verdict {
     let (mut series, began) = (Series::new(WARM_UP), Instant::now());
     let rounds = if rig.settings.is_long { CONNECTIONS_LONG } else { CONNECTIONS };
     for round in 0..rounds {
-        series.look(round);
+        series.measure(round);
         if round >= ENOUGH && !rig.settings.is_long && began.elapsed() > TIME && series.is_even() {
             break;
         }

@@ -28,19 +28,19 @@ pub(super) fn errors(rig: &mut Rig<'_>) -> Verdict {
     if let Some(positive) = ended.iter().find(|ended| ended.status > 0) {
         return failed("a status is 0 or negative", status_name(positive.status));
     }
-    mix.account(&ended).map_err(|stop| told_by("every read of the base failed", stop))?;
+    mix.account(&ended).map_err(|stop| in_phase("every read of the base failed", stop))?;
 
     base.set_faults(Faults { io_error: 100, late: 300, no_memory: 50 });
     let rounds = if rig.settings.is_long { 1000 } else { 40 };
     let mixed = mix.rounds(&made, &channels, rounds, Errors::Some);
     base.set_faults(Faults::default());
-    mixed.map_err(|stop| told_by("some I/O of the base failed", stop))?;
+    mixed.map_err(|stop| in_phase("some I/O of the base failed", stop))?;
     mix.read_all(&made, channels.first())?;
     close_all(channels)?;
     rig.delete(made)
 }
 
-fn told_by(when: &str, stop: Stop) -> Stop {
+fn in_phase(when: &str, stop: Stop) -> Stop {
     match stop {
         Stop::Failed { expected, seen } => {
             Stop::Failed { expected, seen: format!("{seen} ({when})") }

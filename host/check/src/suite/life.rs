@@ -87,7 +87,7 @@ pub(super) fn remove(rig: &mut Rig<'_>) -> Verdict {
                 return failed("I/O in flight completes when its bdev is removed", seen);
             }
         }
-        let_go(made, channels)?;
+        close_all_of(made, channels)?;
         match wait(&deleted, DEADLINE) {
             Ok(Ok(_)) => {}
             Ok(Err(why)) => return failed(format!("{delete} succeeds"), why),
@@ -100,7 +100,7 @@ pub(super) fn remove(rig: &mut Rig<'_>) -> Verdict {
     Ok(())
 }
 
-fn let_go(made: Made, channels: Vec<Channel>) -> Verdict {
+fn close_all_of(made: Made, channels: Vec<Channel>) -> Verdict {
     close_all(channels)?;
     drop(made.bdev);
     made.disk.close().map_err(|why| Stop::failed("the descriptor closes", why))
@@ -128,7 +128,7 @@ pub(super) fn remove_base(rig: &mut Rig<'_>) -> Verdict {
     if !until(|| made.disk.events.removes() > 0) {
         return failed("the filter is removed with its base", "its bdev stays on the bus");
     }
-    let_go(made, channels)?;
+    close_all_of(made, channels)?;
     if wait(&gone, DEADLINE).is_err() {
         return failed("the filter releases its base", "it still has a channel or a descriptor");
     }
@@ -151,7 +151,7 @@ pub(super) fn again(rig: &mut Rig<'_>) -> Verdict {
     fill_the_guard(rig)?;
     let (mut series, began) = (Series::new(WARM_UP), Instant::now());
     for round in 0..AGAIN {
-        series.look(round);
+        series.measure(round);
         if round >= ENOUGH && !rig.settings.is_long && began.elapsed() > TIME && series.is_even() {
             break;
         }

@@ -62,7 +62,7 @@ struct Pool {
     shared: Mutex<Shared>,
     retries: AtomicU64,
     /// Whether the log has reported that there is no memory for this pool.
-    is_told: AtomicBool,
+    is_reported: AtomicBool,
 }
 
 impl Pool {
@@ -79,7 +79,7 @@ impl Pool {
                 waking: Vec::new(),
             }),
             retries: AtomicU64::new(0),
-            is_told: AtomicBool::new(false),
+            is_reported: AtomicBool::new(false),
         }
     }
 
@@ -108,7 +108,7 @@ impl Pool {
     fn refill(&self, cache: &mut Vec<usize>) -> Option<u32> {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let count = self.count.load(Ordering::Relaxed);
-        self.reserve(&mut shared).map_err(|error| self.tell(&error)).ok()?;
+        self.reserve(&mut shared).map_err(|error| self.report_once(&error)).ok()?;
         // Takes at most a quarter of the cache at a time, so that a few threads can share a small
         // pool.
         let batch = usize::try_from(count / 64).unwrap_or(1).clamp(1, CACHE / 4);
@@ -125,8 +125,8 @@ impl Pool {
     }
 
     /// Logs the error, but only once: clients retry, and then wait.
-    fn tell(&self, error: &Error) {
-        if !self.is_told.swap(true, Ordering::Relaxed) {
+    fn report_once(&self, error: &Error) {
+        if !self.is_reported.swap(true, Ordering::Relaxed) {
             let (count, size) = (self.count.load(Ordering::Relaxed), self.size());
             tracing::error!(
                 "no memory for {count} buffers of {size} bytes; I/O that needs a buffer waits. \
@@ -162,7 +162,7 @@ impl Pool {
     }
 
     /// Returns the cached buffers to the pool, except for `keep` of them.
-    fn give_back(&self, cache: &mut Vec<usize>, keep: usize) {
+    fn return_surplus(&self, cache: &mut Vec<usize>, keep: usize) {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let surplus = keep.min(cache.len());
         shared.free.extend(cache.drain(surplus..));
@@ -276,12 +276,12 @@ pub fn pool_for(len: usize) -> Option<(u32, u64)> {
     // Other threads cannot get the buffers in the cache of an idle thread, so a full cache of every
     // other thread is subtracted.
     let others = reactor::all().len().saturating_sub(1) as u64;
-    let count = count.saturating_sub(others * kept(count) as u64);
+    let count = count.saturating_sub(others * cache_size(count) as u64);
     Some((u32::try_from(pool.size()).ok()?, count))
 }
 
 /// The maximum number of buffers that a thread keeps in its cache for a pool of `count` buffers.
-fn kept(count: u64) -> usize {
+fn cache_size(count: u64) -> usize {
     usize::try_from(count / 64).unwrap_or(CACHE).min(CACHE)
 }
 
@@ -321,14 +321,14 @@ pub fn put(addr: NonNull<u8>, len: usize) {
     let addr = addr.as_ptr() as usize;
     CACHES.with_borrow_mut(|caches| {
         let Some((cache, _)) = caches.get_mut(index) else { return };
-        let keep = kept(pool.count.load(Ordering::Relaxed));
+        let keep = cache_size(pool.count.load(Ordering::Relaxed));
         cache.push(addr);
         // No cache keeps all buffers, so a waiter gets a buffer that is returned here or to the
         // pool.
         if WAITING.load(Ordering::SeqCst) > 0 {
-            pool.give_back(cache, 0);
+            pool.return_surplus(cache, 0);
         } else if cache.len() > keep {
-            pool.give_back(cache, keep / 2);
+            pool.return_surplus(cache, keep / 2);
         }
     });
     if WAITING.load(Ordering::SeqCst) > 0 {

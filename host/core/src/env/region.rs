@@ -84,14 +84,14 @@ struct Book {
     next_watcher: u64,
     /// The plugin that imported each region.
     owners: BTreeMap<u32, usize>,
-    leaving: BTreeMap<u32, Leaving>,
+    leaving: BTreeMap<u32, Removal>,
 }
 
 /// A plugin that keeps state for imported regions.
 struct Watcher {
     id: u64,
     owner: usize,
-    tell: Box<dyn Fn(Change) + Send>,
+    notify: Box<dyn Fn(Change) + Send>,
 }
 
 /// A change that the host reports to a watcher: a region was added or is being removed.
@@ -106,13 +106,13 @@ pub struct Change {
 }
 
 impl Watcher {
-    fn tell(&self, region: u32, is_removal: bool) {
-        (self.tell)(Change { watcher: self.id, region, is_removal });
+    fn notify(&self, region: u32, is_removal: bool) {
+        (self.notify)(Change { watcher: self.id, region, is_removal });
     }
 }
 
 /// An imported region that is being removed.
-struct Leaving {
+struct Removal {
     /// The watchers that have not released it.
     watchers: Vec<u64>,
     done: Box<dyn FnOnce() + Send>,
@@ -254,7 +254,7 @@ pub fn import(owner: usize, fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result
     })?;
     book.owners.insert(number, owner);
     for watcher in &book.watchers {
-        watcher.tell(number, false);
+        watcher.notify(number, false);
     }
     Ok(number)
 }
@@ -285,9 +285,9 @@ pub fn remove(number: u32, done: impl FnOnce() + Send + 'static) -> Result<()> {
     }
     entry.state.fetch_or(BAY_REGION_LEAVING, Ordering::Release);
     let watchers = book.watchers.iter().map(|watcher| watcher.id).collect();
-    book.leaving.insert(number, Leaving { watchers, done: Box::new(done) });
+    book.leaving.insert(number, Removal { watchers, done: Box::new(done) });
     for watcher in &book.watchers {
-        watcher.tell(number, true);
+        watcher.notify(number, true);
     }
     finish(book, number);
     Ok(())
@@ -312,22 +312,22 @@ pub fn release(number: u32, watcher: u64) -> Result<()> {
     Ok(())
 }
 
-/// Watches imported regions. The watcher is first told about the regions that already exist. `tell`
+/// Watches imported regions. The watcher is first told about the regions that already exist. `notify`
 /// runs on the thread of the change while the book is locked, so it may only send a message. The
 /// receiver must check [`is_watching`] first. `[app thread]`
 ///
 /// # Errors
 /// `ENOSPC` when there are too many watchers.
-pub fn watch(owner: usize, tell: impl Fn(Change) + Send + 'static) -> Result<u64> {
+pub fn watch(owner: usize, notify: impl Fn(Change) + Send + 'static) -> Result<u64> {
     let mut book = book();
     if book.watchers.len() == WATCHERS_MAX {
         return Err(Error::new(libc::ENOSPC, "too many plugins watch memory regions: at most 64"));
     }
     book.next_watcher += 1;
-    let watcher = Watcher { id: book.next_watcher, owner, tell: Box::new(tell) };
+    let watcher = Watcher { id: book.next_watcher, owner, notify: Box::new(notify) };
     for number in 1..book.used {
         if imported(number).is_ok() && !book.leaving.contains_key(&number) {
-            watcher.tell(number, false);
+            watcher.notify(number, false);
         }
     }
     let id = watcher.id;

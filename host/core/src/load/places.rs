@@ -1,6 +1,6 @@
 //! Chooses for each I/O its place on the bdev, and whether it reads or writes.
 
-use super::Pattern;
+use super::plan::Pattern;
 use std::cell::{Cell, RefCell};
 
 /// The part of a bdev that one worker uses, in units of one I/O.

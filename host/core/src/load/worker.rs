@@ -8,7 +8,8 @@
 use super::content::{self, Mismatch};
 use super::histogram::Histogram;
 use super::places::{Generations, Places, Span};
-use super::{Failure, Limit, Pattern, Plan, Report, ticks};
+use super::plan::{Failure, Limit, Pattern, Plan, Report};
+use super::ticks;
 use crate::bdev::{self, Desc, local};
 use crate::env::memory;
 use crate::reactor::poller::State;
@@ -192,7 +193,7 @@ impl Worker {
             return self.not_sent(task);
         };
         self.fill(task, io.abi());
-        io.set_callback(Some(ended), as_arg(task));
+        io.set_callback(Some(io_done), as_arg(task));
         bdev::submit(io);
     }
 
@@ -209,7 +210,7 @@ impl Worker {
             self.copy(task, memory);
         }
         // SAFETY: these are the arguments that the bus would pass, and this is the worker's thread.
-        unsafe { ended(as_arg(task), self.scratch.get(), 0) };
+        unsafe { io_done(as_arg(task), self.scratch.get(), 0) };
     }
 
     #[inline]
@@ -292,7 +293,7 @@ fn as_arg(task: &Task) -> *mut c_void {
 }
 
 /// The bus's callback; `arg` is the task.
-unsafe extern "C" fn ended(arg: *mut c_void, _io: *mut bay_io, status: i32) {
+unsafe extern "C" fn io_done(arg: *mut c_void, _io: *mut bay_io, status: i32) {
     // SAFETY: `send` passed the task, which lives as long as its worker.
     let task = unsafe { &*arg.cast::<Task>() };
     // SAFETY: the worker is not freed while its I/O is in flight (invariant).
@@ -358,7 +359,7 @@ impl Worker {
 
     #[cold]
     fn mismatched(&self, mismatch: Mismatch) {
-        self.note(Failure::Mismatch(mismatch));
+        self.record_failure(Failure::Mismatch(mismatch));
     }
 }
 
@@ -404,12 +405,12 @@ impl Worker {
     fn failed(&self, task: &Task, status: i32) {
         self.failed.set(self.failed.get() + 1);
         let lba = task.unit.get() * self.nblocks;
-        self.note(Failure::Status { lba, read: task.read.get(), status });
+        self.record_failure(Failure::Status { lba, read: task.read.get(), status });
         self.put_idle(task);
     }
 
     /// Keeps the first failure. The worker submits nothing more.
-    fn note(&self, failure: Failure) {
+    fn record_failure(&self, failure: Failure) {
         self.failure.set(self.failure.get().or(Some(failure)));
         self.left.set(0);
         self.granted.set(0);

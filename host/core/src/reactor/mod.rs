@@ -236,7 +236,7 @@ fn run(reactor: &Arc<Reactor>, inbox: &Receiver<Moving>) {
         for thread in &threads {
             busy |= thread.round(thread::MESSAGES_PER_ROUND);
         }
-        if threads.iter().any(|thread| thread.leaves()) {
+        if threads.iter().any(|thread| thread.is_leaving()) {
             leave(&mut threads);
             reactor.threads.store(threads.len(), Ordering::Relaxed);
             busy = true;
@@ -268,7 +268,7 @@ fn run(reactor: &Arc<Reactor>, inbox: &Receiver<Moving>) {
 fn leave(threads: &mut Vec<Rc<Thread>>) {
     let mut index = 0;
     while let Some(thread) = threads.get(index) {
-        if thread.leaves() {
+        if thread.is_leaving() {
             let thread = threads.swap_remove(index);
             thread.depart();
         } else {

@@ -57,7 +57,7 @@ impl Stepped {
         };
         let Some(thread) = self.threads.get(index) else { return false };
         let busy = thread.round(most_messages);
-        if thread.leaves() {
+        if thread.is_leaving() {
             self.threads.swap_remove(index).depart();
         }
         busy

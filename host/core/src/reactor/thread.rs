@@ -510,7 +510,7 @@ impl Thread {
         first
     }
 
-    pub(super) fn leaves(&self) -> bool {
+    pub(super) fn is_leaving(&self) -> bool {
         self.moves()
             || (self.exiting.get()
                 && self.pollers.borrow().is_empty()
@@ -583,7 +583,7 @@ impl Thread {
         let id = self.next_poller.replace(self.next_poller.get() + 1);
         // SAFETY: the caller guarantees this.
         let poller = unsafe { Poller::new(id, name, owner, ops, ctx, period_us) }?;
-        watch::poller_comes(self.shared.id, id, &poller.name);
+        watch::poller_added(self.shared.id, id, &poller.name);
         self.pollers.borrow_mut().push(Rc::new(poller));
         Ok(id)
     }
@@ -601,7 +601,7 @@ impl Thread {
         let poller = self.poller(id)?;
         poller.state.set(state);
         if state == State::Gone {
-            watch::poller_goes(self.shared.id, id);
+            watch::poller_removed(self.shared.id, id);
             self.some_gone.set(true);
             let Some(reactor) = current() else { return Ok(()) };
             for (fd, _) in poller.wake_fds.take() {

@@ -51,11 +51,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub(super) fn poller_comes(thread: u64, poller: u64, name: &str) {
+pub(super) fn poller_added(thread: u64, poller: u64, name: &str) {
     lock(&POLLERS).insert((thread, poller), name.to_owned());
 }
 
-pub(super) fn poller_goes(thread: u64, poller: u64) {
+pub(super) fn poller_removed(thread: u64, poller: u64) {
     lock(&POLLERS).remove(&(thread, poller));
 }
 
@@ -116,7 +116,7 @@ fn watch(reactors: &[std::sync::Arc<Reactor>]) {
         // After a pause of the whole process or machine the times mean nothing.
         let is_fresh = began.elapsed() < STUCK_AFTER;
         for (reactor, seen) in reactors.iter().zip(&mut seen) {
-            seen.look(reactor, is_fresh);
+            seen.update(reactor, is_fresh);
         }
         *lock(&STUCK) = seen.iter().filter_map(|seen| seen.named.clone()).collect();
     }
@@ -133,7 +133,7 @@ impl Seen {
         }
     }
 
-    fn look(&mut self, reactor: &Reactor, is_fresh: bool) {
+    fn update(&mut self, reactor: &Reactor, is_fresh: bool) {
         let is_going_on = spent_ns(reactor) != self.spent_ns || reactor.sleeper.is_waiting();
         if is_going_on || !is_fresh {
             if let Some(named) = &self.named {

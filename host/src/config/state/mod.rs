@@ -48,7 +48,7 @@ impl StateFile {
         let file = Arc::new(file);
         let (host, kept) = (Arc::clone(host), Arc::clone(&file));
         let thread = std::thread::Builder::new().name("state".into());
-        let thread = thread.spawn(move || keep(&kept, &host, &received)).ok();
+        let thread = thread.spawn(move || write_changes(&kept, &host, &received)).ok();
         Self { file, changes, thread }
     }
 
@@ -113,14 +113,14 @@ impl Dispatcher for Recorder {
                 && let Message::Changed(change) = unsent.0
             {
                 // The writer ends before the socket closes only if it could not start.
-                change.responder.error(not_kept("its writer has ended"));
+                change.responder.error(not_written("its writer has ended"));
             }
         });
         self.behind.call(call);
     }
 }
 
-fn keep(file: &KeptFile, host: &Arc<Host>, received: &Receiver<Message>) {
+fn write_changes(file: &KeptFile, host: &Arc<Host>, received: &Receiver<Message>) {
     let mut last = String::new();
     while let Ok(first) = received.recv() {
         let mut ends = false;
@@ -148,12 +148,12 @@ fn answer(changes: Vec<Change>, written: &Result<(), String>) {
     for Change { responder, outcome } in changes {
         match written {
             Ok(()) => responder.answer(outcome),
-            Err(why) => responder.error(not_kept(why)),
+            Err(why) => responder.error(not_written(why)),
         }
     }
 }
 
-fn not_kept(why: &str) -> RpcError {
+fn not_written(why: &str) -> RpcError {
     let message = format!("the change was made, but it is not in the state file: {why}");
     RpcError::new(i64::from(-libc::EIO), "not_kept", message)
 }

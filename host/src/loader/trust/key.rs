@@ -160,7 +160,7 @@ impl PublicKey {
 
     /// Whether `signature` is this key's signature of `message`.
     #[must_use]
-    pub fn made(&self, signature: &[u8; 64], message: &[u8]) -> bool {
+    pub fn verifies(&self, signature: &[u8; 64], message: &[u8]) -> bool {
         UnparsedPublicKey::new(&ED25519, &self.bytes).verify(message, signature).is_ok()
     }
 }
@@ -314,8 +314,8 @@ mod tests {
         assert_eq!(made.fingerprint(), public.fingerprint);
         assert_eq!(public.name, "vendor");
         let signature = private.sign(b"bytes");
-        assert!(public.made(&signature, b"bytes"));
-        assert!(!public.made(&signature, b"other"));
+        assert!(public.verifies(&signature, b"bytes"));
+        assert!(!public.verifies(&signature, b"other"));
         let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(&file).unwrap());
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(PrivateKey::generate(&file).unwrap_err().errno(), libc::EEXIST);

@@ -88,16 +88,16 @@ impl Policy {
     /// # Errors
     /// The file cannot be read, other users may write it, or a member is wrong.
     pub fn read(file: &Path) -> Result<Self> {
-        let told = |errno, why: String| Error::new(errno, format!("{}: {why}", file.display()));
+        let refused = |errno, why: String| Error::new(errno, format!("{}: {why}", file.display()));
         let io = |e: std::io::Error| Error::of_file("read", file, &e);
         let metadata = fs::metadata(file).map_err(io)?;
         owner::check_file(file, &metadata)?;
         owner::check_folders(file)?;
         if metadata.len() > FILE_LEN_MAX {
-            return Err(told(libc::EFBIG, format!("more than {FILE_LEN_MAX} bytes")));
+            return Err(refused(libc::EFBIG, format!("more than {FILE_LEN_MAX} bytes")));
         }
         let text = fs::read_to_string(file).map_err(io)?;
-        let mut policy = Self::parse(&text).map_err(|e| told(e.errno(), e.to_string()))?;
+        let mut policy = Self::parse(&text).map_err(|e| refused(e.errno(), e.to_string()))?;
         let beside = file.parent().unwrap_or(Path::new(".")).join("keys");
         policy.keys.get_or_insert(beside);
         Ok(policy)

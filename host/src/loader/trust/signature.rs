@@ -115,7 +115,7 @@ pub fn verify(file: &Path, sidecar: &Path, keys: &KeyFolder) -> Result<Verdict> 
         Standing::Revoked(key) => return Ok(Verdict::RevokedKey(key.name)),
         Standing::Unknown => return Ok(Verdict::UnknownKey(fingerprint)),
     };
-    if key.made(&signature, &read(file)?) {
+    if key.verifies(&signature, &read(file)?) {
         Ok(Verdict::Good { name: key.name, key: fingerprint })
     } else {
         Ok(Verdict::Wrong(key.name))

@@ -150,7 +150,7 @@ impl Channel {
     pub fn flush(&mut self) {
         self.unflushed = 0;
         let flushed = self.ring.flush();
-        self.note(flushed);
+        self.log_once(flushed);
     }
 
     /// Completes the I/Os that the kernel has ended. Returns whether there were any.
@@ -210,7 +210,7 @@ impl Channel {
         match self.ring.arm() {
             Ok(armed) => armed == Armed::WorkWaiting,
             Err(error) => {
-                self.note(Err(error));
+                self.log_once(Err(error));
                 true
             }
         }
@@ -227,7 +227,7 @@ impl Channel {
     }
 
     /// Logs the first failure of the queue itself.
-    fn note(&mut self, result: io::Result<()>) {
+    fn log_once(&mut self, result: io::Result<()>) {
         if let Err(error) = result
             && !std::mem::replace(&mut self.has_warned, true)
         {
@@ -283,7 +283,7 @@ fn status_of_errno(number: i32) -> Status {
 mod tests {
     use super::*;
 
-    fn ended(op: Op, number: i32) -> Status {
+    fn failure_of(op: Op, number: i32) -> Status {
         status_of(op, 512, Err(Errno::new(number).unwrap()))
     }
 
@@ -310,9 +310,9 @@ mod tests {
     #[test]
     fn an_unmap_that_the_device_does_not_take_is_no_failure_but_a_zeroing_is() {
         let range = Range::new(0, 8);
-        assert_eq!(ended(Op::Unmap(range), libc::EOPNOTSUPP), Status::SUCCESS);
-        assert_eq!(ended(Op::WriteZeroes(range), libc::EOPNOTSUPP), Status::NOT_SUPPORTED);
-        assert_eq!(ended(Op::Unmap(range), libc::EIO), Status::IO_ERROR);
+        assert_eq!(failure_of(Op::Unmap(range), libc::EOPNOTSUPP), Status::SUCCESS);
+        assert_eq!(failure_of(Op::WriteZeroes(range), libc::EOPNOTSUPP), Status::NOT_SUPPORTED);
+        assert_eq!(failure_of(Op::Unmap(range), libc::EIO), Status::IO_ERROR);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The base bdev as the disk of a store.
 
-use crate::examine::parent_is_gone;
+use crate::examine::parent_removed;
 use drivebay_blobstore::{Disk, DiskError};
 use drivebay_sdk::bdev::{Desc, Event, open};
 use drivebay_sdk::buf::Buf;
@@ -50,7 +50,7 @@ impl BaseDisk {
         let of_event = name.to_vec();
         let on_event = move |_: &App, event| {
             if event == Event::Remove {
-                parent_is_gone(&of_event);
+                parent_removed(&of_event);
             }
         };
         let desc = App::here(|app| open(app, &text, false, on_event));

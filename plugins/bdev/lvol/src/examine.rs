@@ -105,7 +105,7 @@ pub(crate) async fn settled() {
 
 /// Takes the volumes of a store off the bus, because the store's base is leaving it. The bus already refuses I/O to the
 /// base, so the plugin cannot close the store cleanly. `[app thread]`
-pub(crate) fn base_is_gone(base: &str) {
+pub(crate) fn base_removed(base: &str) {
     for store in all().into_iter().filter(|store| store.base_name == base) {
         // The bdev may return before the task below begins.
         store.is_ending.set(true);
@@ -124,7 +124,7 @@ pub(crate) fn base_is_gone(base: &str) {
 
 /// Takes volumes off the bus, because their parent outside of the store is leaving it. They are degraded until it comes
 /// back.
-pub(crate) fn parent_is_gone(parent: &[u8]) {
+pub(crate) fn parent_removed(parent: &[u8]) {
     let parent = parent.to_vec();
     let gone = async move {
         for store in all() {

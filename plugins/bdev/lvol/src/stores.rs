@@ -2,7 +2,7 @@
 
 use crate::asks::Asked;
 use crate::base::BaseDisk;
-use crate::examine::base_is_gone;
+use crate::examine::base_removed;
 use crate::map::Shared;
 use drivebay_blobstore::spec::lvol;
 use drivebay_blobstore::{BlobId, Error as StoreError, Info, NewStoreOptions};
@@ -145,7 +145,7 @@ fn open_base(name: &str) -> Result<Arc<Desc>> {
     App::here(|app| {
         let desc = open(app, name, true, move |_, event| {
             if event == Event::Remove {
-                base_is_gone(&of_event);
+                base_removed(&of_event);
             }
         })?;
         desc.claim(app, Claim::ExclusiveWrite)?;

@@ -109,7 +109,7 @@ fn update(_: &App, call: Call, update: Update) {
 }
 
 struct Delay {
-    asked: Create,
+    options: Create,
     /// In microseconds, by `LatencyType`.
     latencies: [AtomicU64; 4],
     /// Whether the bdev is being removed. If so, I/O is no longer delayed.
@@ -200,7 +200,7 @@ impl Delay {
         };
         let (average, p99) = (self.latency(first), self.latency(first + 1));
         let random = latency::next(&lane.random);
-        let us = draw(random, average, p99, self.asked.random, &self.asked.percentiles);
+        let us = draw(random, average, p99, self.options.random, &self.options.percentiles);
         (us > 0).then(|| now_ns().saturating_add(us.saturating_mul(1000)))
     }
 }
@@ -221,13 +221,13 @@ impl StatefulFilter for Delay {
     const PRODUCT: &'static str = "delay";
     const JOINS: bool = true;
 
-    fn create(_: &App, asked: Create) -> Result<Self> {
-        check_name(asked.name.clone())?;
+    fn create(_: &App, options: Create) -> Result<Self> {
+        check_name(options.name.clone())?;
         let given = [
-            asked.avg_read_latency,
-            asked.p99_read_latency,
-            asked.avg_write_latency,
-            asked.p99_write_latency,
+            options.avg_read_latency,
+            options.p99_read_latency,
+            options.avg_write_latency,
+            options.p99_write_latency,
         ];
         for (average, p99, name) in
             [(given[0], given[1], LATENCIES[1]), (given[2], given[3], LATENCIES[3])]
@@ -236,9 +236,9 @@ impl StatefulFilter for Delay {
                 return Err(Error::invalid(name, p99, format!("at least the average, {average}")));
             }
         }
-        latency::check(&asked.percentiles)?;
+        latency::check(&options.percentiles)?;
         Ok(Self {
-            asked,
+            options,
             latencies: given.map(AtomicU64::new),
             is_removing: AtomicBool::new(false),
             lanes: Residents::default(),
@@ -246,15 +246,15 @@ impl StatefulFilter for Delay {
     }
 
     fn name(&self) -> &str {
-        &self.asked.name
+        &self.options.name
     }
 
     fn base_name(&self) -> &str {
-        &self.asked.base_bdev_name
+        &self.options.base_bdev_name
     }
 
     fn describe(&self, _: &Info, registration: &mut Registration) {
-        registration.uuid = self.asked.uuid.map_or([0; 16], |uuid| uuid.0);
+        registration.uuid = self.options.uuid.map_or([0; 16], |uuid| uuid.0);
     }
 
     fn open_channel(&self, base: Channel) -> Result<Member<Lane>> {
@@ -317,7 +317,7 @@ impl StatefulFilter for Delay {
     }
 
     fn driver_specific(&self) -> Map<String, Value> {
-        let shown = drivebay_sdk::serde_json::to_value(&self.asked).unwrap_or_default();
+        let shown = drivebay_sdk::serde_json::to_value(&self.options).unwrap_or_default();
         Map::from_iter([("delay".to_owned(), with_latencies(shown, |place| self.latency(place)))])
     }
 }

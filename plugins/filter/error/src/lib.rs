@@ -112,7 +112,7 @@ fn resume(_: &App, call: Call, Resume { name }: Resume) {
 
 struct Faulty {
     name: String,
-    asked: Create,
+    options: Create,
     injections: Arc<Injections>,
     lanes: Residents<Lane>,
 }
@@ -207,9 +207,9 @@ impl StatefulFilter for Faulty {
     const JOINS: bool = true;
     const IO_STATE_LEN: usize = SPOIL_LEN;
 
-    fn create(_: &App, asked: Create) -> Result<Self> {
-        let name = check_name(format!("EE_{}", asked.base_name))?;
-        Ok(Self { name, asked, injections: Arc::default(), lanes: Residents::default() })
+    fn create(_: &App, options: Create) -> Result<Self> {
+        let name = check_name(format!("EE_{}", options.base_name))?;
+        Ok(Self { name, options, injections: Arc::default(), lanes: Residents::default() })
     }
 
     fn name(&self) -> &str {
@@ -217,11 +217,11 @@ impl StatefulFilter for Faulty {
     }
 
     fn base_name(&self) -> &str {
-        &self.asked.base_name
+        &self.options.base_name
     }
 
     fn describe(&self, _: &Info, registration: &mut Registration) {
-        registration.uuid = self.asked.uuid.map_or([0; 16], |uuid| uuid.0);
+        registration.uuid = self.options.uuid.map_or([0; 16], |uuid| uuid.0);
     }
 
     fn open_channel(&self, base: Channel) -> Result<Member<Lane>> {
@@ -282,7 +282,7 @@ impl StatefulFilter for Faulty {
     }
 
     fn driver_specific(&self) -> Map<String, Value> {
-        let shown = json!({"base_bdev": self.asked.base_name});
+        let shown = json!({"base_bdev": self.options.base_name});
         Map::from_iter([("error_disk".to_owned(), shown)])
     }
 }

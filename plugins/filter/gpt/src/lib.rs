@@ -57,7 +57,7 @@ async fn look_at(app: &App, examine: &Examine) -> Result<()> {
     let follow = base.clone();
     let desc = bdev::open(app, &base, true, move |app, event| {
         if event == Event::Remove {
-            take_away(app, &follow);
+            unregister_parts_of(app, &follow);
         }
     })?;
     desc.claim(app, Claim::ExclusiveWrite)?;
@@ -129,7 +129,7 @@ async fn read_entries(disk: &BlockIo, header: Result<Header>, block_size: u64) -
 }
 
 /// Removes the partitions of a base that is being removed.
-fn take_away(app: &App, base: &str) {
+fn unregister_parts_of(app: &App, base: &str) {
     let mut all = PARTS.lock().unwrap_or_else(PoisonError::into_inner);
     let (gone, rest) =
         std::mem::take(&mut *all).into_iter().partition::<Vec<_>, _>(|(of, _)| of == base);

@@ -47,7 +47,7 @@ const INVALID_PARAMS: i64 = -32602;
 
 /// A base that is split, or will be when it exists.
 struct Split {
-    asked: Create,
+    options: Create,
     /// Names of the parts on the bus.
     parts: Vec<String>,
 }
@@ -77,24 +77,24 @@ fn start(app: &App) -> Result<()> {
 }
 
 fn save(config: &mut Config<'_>) {
-    splits().iter().for_each(|split| config.call("bdev_split_create", &split.asked));
+    splits().iter().for_each(|split| config.call("bdev_split_create", &split.options));
 }
 
-fn create(app: &App, call: Call, asked: Create) {
-    let (base, count) = (asked.base_bdev.clone(), asked.split_count);
+fn create(app: &App, call: Call, options: Create) {
+    let (base, count) = (options.base_bdev.clone(), options.split_count);
     let refuse = |call: Call, why: &str| {
         let message = format!("Failed to create {count} split bdevs from '{base}': {why}");
         call.fail(RpcError::new(INVALID_PARAMS, "invalid_params", message));
     };
-    if splits().iter().any(|split| split.asked.base_bdev == base) {
+    if splits().iter().any(|split| split.options.base_bdev == base) {
         return refuse(call, "File exists");
     }
-    splits().push(Split { asked, parts: Vec::new() });
+    splits().push(Split { options, parts: Vec::new() });
     match divide(app, &base) {
         Ok(parts) => call.reply(parts),
         Err(error) if error.errno() == errno::ENODEV => call.reply(Vec::<String>::new()),
         Err(error) => {
-            splits().retain(|split| split.asked.base_bdev != base);
+            splits().retain(|split| split.options.base_bdev != base);
             refuse(call, error.message());
         }
     }
@@ -102,8 +102,8 @@ fn create(app: &App, call: Call, asked: Create) {
 
 /// Creates the parts of a base. Returns their names.
 fn divide(app: &App, base: &str) -> Result<Vec<String>> {
-    let found = splits().iter().find(|split| split.asked.base_bdev == base).map(|split| {
-        let Create { split_count, split_size_mb, .. } = split.asked;
+    let found = splits().iter().find(|split| split.options.base_bdev == base).map(|split| {
+        let Create { split_count, split_size_mb, .. } = split.options;
         (split_count, split_size_mb)
     });
     let Some((count, size_mb)) = found else { return Ok(Vec::new()) };
@@ -127,12 +127,12 @@ fn divide(app: &App, base: &str) -> Result<Vec<String>> {
         match made {
             Ok(name) => names.push(name),
             Err(error) => {
-                take_away(app, names, Rc::new(()));
+                unregister_parts(app, names, Rc::new(()));
                 return Err(error);
             }
         }
     }
-    if let Some(split) = splits().iter_mut().find(|split| split.asked.base_bdev == base) {
+    if let Some(split) = splits().iter_mut().find(|split| split.options.base_bdev == base) {
         split.parts.clone_from(&names);
     }
     Ok(names)
@@ -160,15 +160,15 @@ fn part_len(info: &Info, count: u32, size_mb: u64) -> Result<u64> {
 fn follow(app: &App, base: &str, event: Event) {
     if event == Event::Remove {
         let mut all = splits();
-        let split = all.iter_mut().find(|split| split.asked.base_bdev == base);
+        let split = all.iter_mut().find(|split| split.options.base_bdev == base);
         let parts = split.map(|split| std::mem::take(&mut split.parts)).unwrap_or_default();
         drop(all);
-        take_away(app, parts, Rc::new(()));
+        unregister_parts(app, parts, Rc::new(()));
     }
 }
 
 /// Takes parts off the bus. `done` is dropped when they are gone.
-fn take_away<D: 'static>(app: &App, parts: Vec<String>, done: Rc<D>) {
+fn unregister_parts<D: 'static>(app: &App, parts: Vec<String>, done: Rc<D>) {
     for part in parts.iter().filter_map(|name| bdev::find::<Part>(name).ok()) {
         let done = Rc::clone(&done);
         part.unregister(app, move |_, _| drop(done));
@@ -177,13 +177,13 @@ fn take_away<D: 'static>(app: &App, parts: Vec<String>, done: Rc<D>) {
 
 fn delete(app: &App, call: Call, Delete { base_bdev }: Delete) {
     let mut all = splits();
-    let Some(place) = all.iter().position(|split| split.asked.base_bdev == base_bdev) else {
+    let Some(place) = all.iter().position(|split| split.options.base_bdev == base_bdev) else {
         let (code, why) = (INVALID_PARAMS, format!("bdev {base_bdev} is not split"));
         return call.fail(RpcError::new(code, "invalid_params", why));
     };
     let split = all.remove(place);
     drop(all);
-    take_away(app, split.parts, Rc::new(Answer(Some(call))));
+    unregister_parts(app, split.parts, Rc::new(Answer(Some(call))));
 }
 
 /// Answers a call when it is dropped.

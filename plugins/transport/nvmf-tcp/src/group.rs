@@ -57,7 +57,7 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    fn give_back(&mut self) {
+    fn release(&mut self) {
         if let Some(taken) = self.taken.take() {
             self.share.give_back(taken);
         }
@@ -66,7 +66,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.give_back();
+        self.release();
     }
 }
 
@@ -117,13 +117,13 @@ impl Carrier for Lent {
 }
 
 /// The target, as one connection uses it.
-struct Lender<'a> {
+struct OneTarget<'a> {
     qpair: &'a Qpair<Held>,
     share: &'a Share,
     settings: Settings,
 }
 
-impl Target<Lent> for Lender<'_> {
+impl Target<Lent> for OneTarget<'_> {
     fn make(&mut self, slot: u16) -> Lent {
         let piece_len = self.settings.piece_len;
         let held = Held { slot, piece_len, share: self.share.clone(), taken: None };
@@ -172,7 +172,7 @@ pub(crate) struct TcpGroup {
     /// Sockets to close. Closing takes long, and many connections may end at once.
     closing: Vec<TcpStream>,
     /// Connections whose turn for memory has come.
-    fed: Rc<RefCell<Vec<usize>>>,
+    resumed: Rc<RefCell<Vec<usize>>>,
     /// When to check again for memory in several pieces. `u64::MAX`: never.
     pieces_ns: u64,
     /// The earliest deadline, or a time before it.
@@ -208,7 +208,7 @@ impl Group for TcpGroup {
             ),
             active: Vec::new(),
             closing: Vec::new(),
-            fed: Rc::default(),
+            resumed: Rc::default(),
             pieces_ns: u64::MAX,
             deadline_ns: u64::MAX,
             data_ns: u64::MAX,
@@ -252,12 +252,12 @@ impl Group for TcpGroup {
         }
         self.active.push(key);
         self.silent.push_back((key, self.count));
-        self.end_too_silent();
+        self.close_silent();
         Ok(key)
     }
 
     fn poll(&mut self) -> bool {
-        let mut did = self.look() | self.feed();
+        let mut did = self.poll_sockets() | self.resume_waiting();
         if self.active.is_empty() {
             return did;
         }
@@ -265,7 +265,7 @@ impl Group for TcpGroup {
         for key in &self.active {
             if let Some(Some(served)) = self.served.get_mut(*key) {
                 let Served { socket, qpair, share, .. } = &mut **served;
-                let mut lender = Lender { qpair, share, settings: self.settings };
+                let mut lender = OneTarget { qpair, share, settings: self.settings };
                 did |= socket.receive(&mut self.inbox, now_ns, &mut lender);
             }
         }
@@ -324,7 +324,7 @@ impl Group for TcpGroup {
             served.is_active = served.socket.has_work(sent);
             if !served.socket.connection.is_starving() {
                 served.waits = None;
-            } else if served.waits.is_none() && !served.wait(*key, &self.fed, self.settings) {
+            } else if served.waits.is_none() && !served.wait(*key, &self.resumed, self.settings) {
                 self.pieces_ns = thread::now_ns().saturating_add(PIECES_WAIT_NS);
             }
             served.is_active
@@ -341,7 +341,7 @@ impl Group for TcpGroup {
     }
 
     fn prepare_sleep(&mut self) -> bool {
-        !self.active.is_empty() || !self.closing.is_empty() || !self.fed.borrow().is_empty()
+        !self.active.is_empty() || !self.closing.is_empty() || !self.resumed.borrow().is_empty()
     }
 
     fn next_ns(&self) -> u64 {
@@ -363,10 +363,10 @@ impl TcpGroup {
     }
 
     /// Gets the changes of all sockets, so that nothing that has arrived waits for a later round.
-    fn look(&mut self) -> bool {
+    fn poll_sockets(&mut self) -> bool {
         let mut did = false;
         for _ in 0..=self.served.len() / EVENTS {
-            did |= self.look_once();
+            did |= self.poll_once();
             if self.events.len() < EVENTS {
                 break;
             }
@@ -374,7 +374,7 @@ impl TcpGroup {
         did
     }
 
-    fn look_once(&mut self) -> bool {
+    fn poll_once(&mut self) -> bool {
         const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
         self.events.clear();
         let space = rustix::buffer::spare_capacity(&mut self.events);
@@ -400,20 +400,20 @@ impl TcpGroup {
     }
 
     /// Continues connections whose turn for memory has come. Returns whether there are any.
-    fn feed(&mut self) -> bool {
+    fn resume_waiting(&mut self) -> bool {
         if self.pieces_ns != u64::MAX && thread::now_ns() >= self.pieces_ns {
             self.pieces_ns = u64::MAX;
             let starves =
                 |served: &Served| served.socket.connection.is_starving() && served.waits.is_none();
             for (key, served) in self.served.iter().enumerate() {
                 if served.as_deref().is_some_and(starves) {
-                    self.fed.borrow_mut().push(key);
+                    self.resumed.borrow_mut().push(key);
                 }
             }
         }
         let mut did = false;
         loop {
-            let Some(key) = self.fed.borrow_mut().pop() else { return did };
+            let Some(key) = self.resumed.borrow_mut().pop() else { return did };
             did = true;
             self.with(key, |served| served.waits = None);
         }
@@ -431,7 +431,7 @@ impl TcpGroup {
     }
 
     /// Ends the oldest connections that have sent nothing, while there are too many of them.
-    fn end_too_silent(&mut self) {
+    fn close_silent(&mut self) {
         while self.silent.len() > SILENT_MAX {
             let Some((key, number)) = self.silent.pop_front() else { return };
             if let Some(Some(served)) = self.served.get_mut(key)
@@ -495,14 +495,14 @@ impl Served {
 
     /// Queues for memory for the first command without memory. Returns `false` if a piece is free, but the command
     /// needs several.
-    fn wait(&mut self, key: usize, fed: &Rc<RefCell<Vec<usize>>>, settings: Settings) -> bool {
+    fn wait(&mut self, key: usize, resumed: &Rc<RefCell<Vec<usize>>>, settings: Settings) -> bool {
         let len = self.socket.connection.needs().clamp(1, settings.piece_len);
-        let (fed, is_now) = (Rc::clone(fed), Rc::new(Cell::new(true)));
+        let (resumed, is_now) = (Rc::clone(resumed), Rc::new(Cell::new(true)));
         let asked = Rc::clone(&is_now);
         self.waits = Some(buf::get_or_wait(len, move |_piece| {
             // The piece goes back, because a command gets either all the memory that it needs or none.
             if !asked.replace(false) {
-                fed.borrow_mut().push(key);
+                resumed.borrow_mut().push(key);
             }
         }));
         let waits = is_now.replace(false);

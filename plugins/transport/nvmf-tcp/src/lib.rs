@@ -46,9 +46,9 @@ fn stop(app: &App, stopping: Stopping) {
 const POLLIN: u32 = 1;
 
 /// How long the transport accepts nothing after descriptors or memory have run out, in nanoseconds.
-const REST_NS: u64 = 250_000_000;
+const PAUSE_NS: u64 = 250_000_000;
 /// How often it logs that, in nanoseconds.
-const SAY_EVERY_NS: u64 = 60_000_000_000;
+const LOG_EVERY_NS: u64 = 60_000_000_000;
 
 /// The TCP transport: its listeners.
 #[derive(Debug)]
@@ -98,8 +98,8 @@ impl Transport for Tcp {
             accepted: Vec::new(),
             interval_ns: options.acceptor_poll_ns(),
             next_ns: 0,
-            rests_until_ns: None,
-            said_ns: None,
+            paused_until_ns: None,
+            logged_ns: None,
         };
         let poller = Poller::register("nvmf_tcp_accept", 0, accepting)?;
         // There was no listener until now.
@@ -149,18 +149,18 @@ struct Accepting {
     interval_ns: u64,
     next_ns: u64,
     /// The time until which nothing is accepted, because a resource has run out.
-    rests_until_ns: Option<u64>,
+    paused_until_ns: Option<u64>,
     /// The time of the last log line about that.
-    said_ns: Option<u64>,
+    logged_ns: Option<u64>,
 }
 
 impl Accepting {
     fn accept(&mut self, now_ns: u64) -> bool {
         let Some(listening) = self.listening.upgrade() else { return false };
-        match self.rests_until_ns {
+        match self.paused_until_ns {
             Some(until_ns) if now_ns < until_ns => return false,
             Some(_) => {
-                self.rests_until_ns = None;
+                self.paused_until_ns = None;
                 listening.wake_by_all(true);
             }
             None => {}
@@ -171,7 +171,7 @@ impl Accepting {
             results.find_map(Result::err)
         };
         if let Some(exhausted) = exhausted {
-            self.rest(&listening, exhausted, now_ns);
+            self.pause(&listening, exhausted, now_ns);
         }
         let did = !self.accepted.is_empty();
         for arrived in self.accepted.drain(..) {
@@ -192,11 +192,11 @@ impl Accepting {
 
     /// Accepts nothing for a while. The listeners stay readable, so they must not wake the thread again and again
     /// meanwhile.
-    fn rest(&mut self, listening: &Listening, Exhausted(error): Exhausted, now_ns: u64) {
-        self.rests_until_ns = Some(now_ns.saturating_add(REST_NS));
+    fn pause(&mut self, listening: &Listening, Exhausted(error): Exhausted, now_ns: u64) {
+        self.paused_until_ns = Some(now_ns.saturating_add(PAUSE_NS));
         listening.wake_by_all(false);
-        if self.said_ns.is_none_or(|said_ns| now_ns >= said_ns.saturating_add(SAY_EVERY_NS)) {
-            self.said_ns = Some(now_ns);
+        if self.logged_ns.is_none_or(|logged_ns| now_ns >= logged_ns.saturating_add(LOG_EVERY_NS)) {
+            self.logged_ns = Some(now_ns);
             tracing::error!(
                 "no new connection can be accepted: {error}; hosts wait until descriptors are free or the limit is raised \
                  (ulimit -n, LimitNOFILE=)"
@@ -222,7 +222,7 @@ impl Poll for Accepting {
     }
 
     fn next_ns(&mut self) -> u64 {
-        self.rests_until_ns.unwrap_or(u64::MAX)
+        self.paused_until_ns.unwrap_or(u64::MAX)
     }
 
     /// A wake-up is for I/O more often than for a connection, so I/O goes first. A connection is found a moment later,

@@ -19,7 +19,7 @@ const LARGE: usize = 16 << 10;
 const DEEP: usize = 8;
 
 /// The longest pause.
-const REST_MAX_NS: u64 = 100_000;
+const PAUSE_MAX_NS: u64 = 100_000;
 
 /// A nonblocking socket that is watched edge-triggered, and its connection.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ pub(crate) struct Socket<R> {
     /// The group does not check the socket before this time.
     look_ns: u64,
     /// How long the group does not check the socket after a burst.
-    rest_ns: u64,
+    pause_ns: u64,
 }
 
 impl<R: Carrier> Socket<R> {
@@ -49,7 +49,7 @@ impl<R: Carrier> Socket<R> {
             half_closed: false,
             received_ns: 0,
             look_ns: 0,
-            rest_ns: 0,
+            pause_ns: 0,
         }
     }
 
@@ -121,17 +121,19 @@ impl<R: Carrier> Socket<R> {
                 self.readable = n == room;
                 if now_ns.saturating_sub(self.received_ns) > PAUSE_NS {
                     self.connection.host_paused();
-                    self.rest_ns = 0;
+                    self.pause_ns = 0;
                 }
                 self.received_ns = now_ns;
                 self.connection.received(n, target);
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 self.readable = false;
-                self.connection.nothing_came();
+                self.connection.release_unused();
                 return did;
             }
-            Err(error) if error.kind() == ErrorKind::Interrupted => self.connection.nothing_came(),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {
+                self.connection.release_unused()
+            }
             Err(error) => {
                 tracing::debug!("connection lost: {error}");
                 self.connection.end();
@@ -165,7 +167,7 @@ impl<R: Carrier> Socket<R> {
             }
         }
         if did {
-            self.rest(sent);
+            self.pause(sent);
         }
         did
     }
@@ -173,17 +175,17 @@ impl<R: Carrier> Socket<R> {
     /// Stops checking the socket for a short time when all requested data was sent (`sent` bytes) and was large. The
     /// host is busy with this data. If half of its commands arrive at once, they need fewer packets and system calls
     /// than one after another.
-    fn rest(&mut self, sent: usize) {
-        let Some((taken, depth)) = self.connection.burst_over() else { return self.rest_ns = 0 };
+    fn pause(&mut self, sent: usize) {
+        let Some((taken, depth)) = self.connection.burst_over() else { return self.pause_ns = 0 };
         if taken == 0 || sent < taken * LARGE || depth < DEEP {
-            return self.rest_ns = 0;
+            return self.pause_ns = 0;
         }
-        self.rest_ns = match taken.cmp(&(depth / 2)) {
-            Ordering::Less => (self.rest_ns + self.rest_ns / 4 + 1000).min(REST_MAX_NS),
-            Ordering::Equal => self.rest_ns,
-            Ordering::Greater => self.rest_ns - self.rest_ns / 4,
+        self.pause_ns = match taken.cmp(&(depth / 2)) {
+            Ordering::Less => (self.pause_ns + self.pause_ns / 4 + 1000).min(PAUSE_MAX_NS),
+            Ordering::Equal => self.pause_ns,
+            Ordering::Greater => self.pause_ns - self.pause_ns / 4,
         };
-        self.look_ns = self.received_ns + self.rest_ns;
+        self.look_ns = self.received_ns + self.pause_ns;
     }
 
     /// Whether the next round has work without an event. `sent`: this round has sent something.

@@ -100,7 +100,7 @@ struct Worker {
 
 impl Worker {
     fn run(self) {
-        leave_the_core();
+        use_other_cores();
         let mut blocks = Vec::with_capacity(BATCH_MAX);
         while let Ok(first) = self.jobs.recv() {
             let mut next = Ok(first);
@@ -165,7 +165,7 @@ impl Worker {
 }
 
 /// Lets the thread run on all cores. It inherits the one core of its reactor, which may be spinning there.
-fn leave_the_core() {
+fn use_other_cores() {
     // SAFETY: the struct is a set of bits, for which zero is valid.
     let mut all: libc::cpu_set_t = unsafe { zeroed() };
     for core in 0..usize::try_from(libc::CPU_SETSIZE).unwrap_or(0) {

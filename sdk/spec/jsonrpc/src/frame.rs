@@ -121,7 +121,7 @@ impl Framer {
 
     /// Adds bytes of the stream. Take all frames out before you call this again, because the buffer keeps
     /// all bytes without a limit.
-    pub fn feed(&mut self, bytes: &[u8]) {
+    pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.drain(..self.start);
         self.scanned -= self.start;
         self.start = 0;
@@ -207,11 +207,11 @@ impl Framer {
         let value_may_come = matches!(self.expect, Expect::Value | Expect::ValueOrEnd);
         self.expect = match (self.expect, self.open.last(), byte) {
             (Expect::Value | Expect::ValueOrEnd, _, b'{') => {
-                self.push(Object)?;
+                self.enter(Object)?;
                 Expect::KeyOrEnd
             }
             (Expect::Value | Expect::ValueOrEnd, _, b'[') => {
-                self.push(Array)?;
+                self.enter(Array)?;
                 Expect::ValueOrEnd
             }
             (Expect::KeyOrEnd | Expect::CommaOrEnd, Some(Object), b'}')
@@ -234,7 +234,7 @@ impl Framer {
         Ok(())
     }
 
-    fn push(&mut self, container: Container) -> Result<(), FrameError> {
+    fn enter(&mut self, container: Container) -> Result<(), FrameError> {
         let limit = self.limits.depth;
         if self.open.len() >= limit {
             return Err(FrameError::TooDeep { limit });
@@ -266,7 +266,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn frames(framer: &mut Framer, bytes: &[u8]) -> Result<Vec<String>, FrameError> {
-        framer.feed(bytes);
+        framer.push(bytes);
         let mut all = Vec::new();
         while let Some(frame) = framer.next_frame()? {
             all.push(String::from_utf8(frame.to_vec()).unwrap());

@@ -164,7 +164,7 @@ impl<T: Target> Qpair<T> {
         let request = unsafe { Request::<T>::new(request, qpair) };
         enter_with(request, |request| T::exec(this, request));
         // SAFETY: this call was counted above; `this` is not used again.
-        unsafe { Self::let_go(qpair) };
+        unsafe { Self::count_down(qpair) };
     }
 
     /// Handles the end of the connection.
@@ -178,7 +178,7 @@ impl<T: Target> Qpair<T> {
         this.is_gone.set(true);
         enter((), || T::disconnected(this));
         // SAFETY: this call was counted above; `this` is not used again.
-        unsafe { Self::let_go(qpair) };
+        unsafe { Self::count_down(qpair) };
     }
 
     /// Returns a request to the fabric.
@@ -192,13 +192,13 @@ impl<T: Target> Qpair<T> {
         // SAFETY: the fabric's function with its own connection and request.
         unsafe { (this.ops.complete)(this.conn, request.as_ptr()) };
         // SAFETY: the request was counted.
-        unsafe { Self::let_go(qpair) };
+        unsafe { Self::count_down(qpair) };
     }
 
     /// # Safety
     /// The qpair is alive and has one count for this call; the caller does not use the qpair afterwards.
     #[inline]
-    unsafe fn let_go(qpair: *const Self) {
+    unsafe fn count_down(qpair: *const Self) {
         // SAFETY: the qpair is alive.
         let this = unsafe { &*qpair };
         let left = this.outstanding.get() - 1;

@@ -81,7 +81,7 @@ pub fn register<T: Transport>(app: &App) -> Result<()> {
 /// errno. Calls `done` at once when there is no registration. `[app thread]`
 pub fn unregister(app: &App, done: impl FnOnce(&App, i32) + 'static) {
     type Done = Box<dyn FnOnce(&App, i32)>;
-    unsafe extern "C" fn ended(arg: *mut c_void, status: i32) {
+    unsafe extern "C" fn unregistered(arg: *mut c_void, status: i32) {
         // SAFETY: `arg` is the box passed below; this is the only call for it.
         let done = unsafe { Box::from_raw(arg.cast::<Done>()) };
         // SAFETY: the target calls this function on the app thread.
@@ -98,10 +98,10 @@ pub fn unregister(app: &App, done: impl FnOnce(&App, i32) + 'static) {
     });
     let arg = Box::into_raw(Box::new(done)).cast();
     let handle = fabric.handle.get().copied().unwrap_or(0);
-    // SAFETY: the target's function, on the app thread; `ended` owns `arg` once the target accepts the call.
-    let status = unsafe { (fabric.unregister)(fabric.target, handle, Some(ended), arg) };
+    // SAFETY: the target's function, on the app thread; `unregistered` owns `arg` once the target accepts the call.
+    let status = unsafe { (fabric.unregister)(fabric.target, handle, Some(unregistered), arg) };
     if status < 0 {
-        // SAFETY: the target refused and does not call `ended`, so this function still owns the box.
+        // SAFETY: the target refused and does not call `unregistered`, so this function still owns the box.
         unsafe { ended(arg, status) };
     }
 }

@@ -11,12 +11,12 @@ use std::rc::Rc;
 pub(super) struct GroupCell<G: Group> {
     pub(super) fabric: &'static Fabric,
     pub(super) group: RefCell<G>,
-    pub(super) said: RefCell<VecDeque<Said<G::Body>>>,
+    pub(super) events: RefCell<VecDeque<Event<G::Body>>>,
     pub(super) poller: RefCell<Option<Poller>>,
 }
 
 /// A call of the target that the group has not handled yet.
-pub(super) enum Said<B> {
+pub(super) enum Event<B> {
     Completed(usize, Request<B>),
     Connected { key: usize, qid: u16, size: u16, sq_flow_control: bool },
     Close(usize),
@@ -24,12 +24,12 @@ pub(super) enum Said<B> {
 }
 
 impl<G: Group> GroupCell<G> {
-    pub(super) fn say(&self, said: Said<G::Body>) {
-        self.said.borrow_mut().push_back(said);
+    pub(super) fn queue_event(&self, event: Event<G::Body>) {
+        self.events.borrow_mut().push_back(event);
     }
 
-    fn next_said(&self) -> Option<Said<G::Body>> {
-        self.said.borrow_mut().pop_front()
+    fn next_event(&self) -> Option<Event<G::Body>> {
+        self.events.borrow_mut().pop_front()
     }
 }
 
@@ -41,23 +41,23 @@ impl<G: Group> Poll for Round<G> {
     fn poll(&mut self) -> bool {
         let Ok(mut group) = self.0.group.try_borrow_mut() else { return false };
         let mut did = group.poll();
-        while let Some(said) = self.0.next_said() {
+        while let Some(event) = self.0.next_event() {
             did = true;
-            match said {
-                Said::Completed(key, request) => group.completed(key, request),
-                Said::Connected { key, qid, size, sq_flow_control } => {
+            match event {
+                Event::Completed(key, request) => group.completed(key, request),
+                Event::Connected { key, qid, size, sq_flow_control } => {
                     group.connected(key, qid, size, sq_flow_control);
                 }
-                Said::Close(key) => group.close(key),
-                Said::Free(key) => group.free(key),
+                Event::Close(key) => group.close(key),
+                Event::Free(key) => group.free(key),
             }
         }
         group.flush() || did
     }
 
     fn prepare_sleep(&mut self) -> bool {
-        let has_said = !self.0.said.borrow().is_empty();
-        has_said || self.0.group.try_borrow_mut().is_ok_and(|mut group| group.prepare_sleep())
+        let has_events = !self.0.events.borrow().is_empty();
+        has_events || self.0.group.try_borrow_mut().is_ok_and(|mut group| group.prepare_sleep())
     }
 
     fn next_ns(&mut self) -> u64 {

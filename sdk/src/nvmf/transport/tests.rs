@@ -182,7 +182,7 @@ fn group_of(fabric: &'static Fabric) -> Rc<GroupCell<LoopGroup>> {
     Rc::new(GroupCell {
         fabric,
         group: RefCell::new(LoopGroup::open(&()).unwrap()),
-        said: RefCell::default(),
+        events: RefCell::default(),
         poller: RefCell::default(),
     })
 }
@@ -277,13 +277,13 @@ fn the_transports_errno_and_its_reason_reach_the_target_once() {
         // SAFETY: the text is valid for the call.
         whole.push(unsafe { crate::host::text(text) }.to_owned());
     }
-    let mut said = Vec::<String>::new();
-    let sink = bay_sink { ctx: (&raw mut said).cast(), write: Some(append) };
+    let mut texts = Vec::<String>::new();
+    let sink = bay_sink { ctx: (&raw mut texts).cast(), write: Some(append) };
     for _ in 0..2 {
         // SAFETY: the fabric and the sink are live.
         unsafe { explain(fabric, &raw const sink) };
     }
-    assert_eq!(said, ["options [] is not allowed; allowed: {}", ""]);
+    assert_eq!(texts, ["options [] is not allowed; allowed: {}", ""]);
     // SAFETY: as above.
     let status = unsafe { create::<Loop>(fabric, bay_str::new("{}"), &raw mut transport) };
     assert_eq!(status, 0);

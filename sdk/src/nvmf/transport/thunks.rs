@@ -4,7 +4,7 @@
 use super::acceptor::Conn;
 use super::qpair::Link;
 use super::registration::Fabric;
-use super::round::{GroupCell, Round, Said};
+use super::round::{Event, GroupCell, Round};
 use super::{Acceptor, Address, Group, Qpair, Request, Transport};
 use crate::entry::enter;
 use crate::error::{Error, Result, errno};
@@ -55,7 +55,7 @@ impl<T: Transport> Thunks<T> {
 static REFUSAL: Mutex<String> = Mutex::new(String::new());
 
 /// Returns the errno of a failed control operation, logs its text, and keeps the text for [`explain`].
-fn told(error: &Error) -> i32 {
+fn refuse(error: &Error) -> i32 {
     tracing::error!("{error}");
     error.message().clone_into(&mut REFUSAL.lock().unwrap_or_else(PoisonError::into_inner));
     -error.errno().max(1)
@@ -84,7 +84,7 @@ pub(super) unsafe extern "C" fn create<T: Transport>(
     let made = enter(Err(-errno::EFAULT), || {
         let options = std::str::from_utf8(options).map_err(|_| -errno::EINVAL)?;
         let acceptor = Acceptor { fabric, _transport: PhantomData };
-        T::create(options, acceptor).map_err(|error| told(&error))
+        T::create(options, acceptor).map_err(|error| refuse(&error))
     });
     match made {
         Ok((made, settings)) => {
@@ -115,7 +115,7 @@ unsafe fn with_transport<T: Transport>(
     let cell = unsafe { &(*transport.cast_const().cast::<TransportCell<T>>()).transport };
     enter(-errno::EFAULT, || {
         let Ok(mut transport) = cell.try_borrow_mut() else { return -errno::EBUSY };
-        body(&mut transport).map_or_else(|error| told(&error), |()| 0)
+        body(&mut transport).map_or_else(|error| refuse(&error), |()| 0)
     })
 }
 
@@ -161,7 +161,7 @@ unsafe extern "C" fn group_create<T: Transport>(
     // SAFETY: as above.
     let fabric = unsafe { (*cell).fabric };
     let made = enter(Err(-errno::EFAULT), || {
-        open_group::<T::Group>(settings, fabric).map_err(|error| told(&error))
+        open_group::<T::Group>(settings, fabric).map_err(|error| refuse(&error))
     });
     match made {
         Ok(made) => {
@@ -183,7 +183,7 @@ fn open_group<G: Group>(
     let cell = Rc::new(GroupCell {
         fabric,
         group: RefCell::new(group),
-        said: RefCell::default(),
+        events: RefCell::default(),
         poller: RefCell::default(),
     });
     let poller = Poller::register(
@@ -240,7 +240,7 @@ pub(super) unsafe extern "C" fn group_add<T: Transport>(
                 given.key = key;
                 0
             }
-            Err(error) => told(&error),
+            Err(error) => refuse(&error),
         }
     });
     if status != 0 {
@@ -281,19 +281,19 @@ pub(super) unsafe extern "C" fn complete<T: Transport>(conn: *mut c_void, req: *
     let (group, key) = unsafe { served::<T>(conn) };
     // SAFETY: `Qpair::exec` of this group has lent the request; it returns once.
     let request = unsafe { Request::from_raw(req) };
-    enter((), || group.say(Said::Completed(key, request)));
+    enter((), || group.queue_event(Event::Completed(key, request)));
 }
 
 pub(super) unsafe extern "C" fn close<T: Transport>(conn: *mut c_void) {
     // SAFETY: the target passes the pointer that it was given.
     let (group, key) = unsafe { served::<T>(conn) };
-    enter((), || group.say(Said::Close(key)));
+    enter((), || group.queue_event(Event::Close(key)));
 }
 
 pub(super) unsafe extern "C" fn qpair_free<T: Transport>(conn: *mut c_void) {
     // SAFETY: the target passes the pointer that it was given.
     let (group, key) = unsafe { served::<T>(conn) };
-    enter((), || group.say(Said::Free(key)));
+    enter((), || group.queue_event(Event::Free(key)));
     // SAFETY: the connection from `hand_over`; the target has released it.
     let conn = unsafe { Box::from_raw(conn.cast::<Conn<T>>()) };
     enter((), move || drop(conn));
@@ -326,5 +326,5 @@ pub(super) unsafe extern "C" fn connected<T: Transport>(
     // SAFETY: the target passes the pointer that it was given.
     let (group, key) = unsafe { served::<T>(conn) };
     let sq_flow_control = sq_flow_control != 0;
-    enter((), || group.say(Said::Connected { key, qid, size: sqsize, sq_flow_control }));
+    enter((), || group.queue_event(Event::Connected { key, qid, size: sqsize, sq_flow_control }));
 }

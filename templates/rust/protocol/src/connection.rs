@@ -53,7 +53,7 @@ impl AsMut<Buf> for InFlight {
 }
 
 /// The I/O has completed.
-fn ended(io: Box<InFlight>, result: IoResult) {
+fn io_done(io: Box<InFlight>, result: IoResult) {
     let mut shared = io.shared.borrow_mut();
     let is_answered_with_data = io.is_read && result.status.is_success();
     let data: &[u8] = if is_answered_with_data { &io.buf } else { &[] };
@@ -139,7 +139,7 @@ impl Connection {
             let (op, now) = (request.op, before - rest.len());
             self.shared.borrow_mut().in_flight += 1;
             let io = Box::new(InFlight { buf, tag, is_read, shared });
-            channel.submit(op, IoFlags::NONE, io, ended);
+            channel.submit(op, IoFlags::NONE, io, io_done);
             taken += now;
         }
         self.inbox.drain(..taken);

@@ -51,7 +51,7 @@ impl Export {
         let of_path = path.clone();
         let desc = bdev::open(app, bdev_name, true, move |_, event| {
             if let Event::Remove = event {
-                crate::base_goes(&of_path);
+                crate::base_removed(&of_path);
             }
         })?;
         desc.claim(app, Claim::ExclusiveWrite)?;

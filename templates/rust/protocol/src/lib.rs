@@ -79,7 +79,7 @@ fn take(wanted: impl Fn(&Export) -> bool) -> Option<Export> {
 }
 
 /// The bdev of an export is being removed.
-fn base_goes(path: &str) {
+fn base_removed(path: &str) {
     if let Some(export) = take(|export| export.path() == path) {
         warn!("the export at {path} ends, because its bdev is being removed");
         export.end(|| {});

@@ -95,7 +95,7 @@ impl<R: Carrier> Ahead<R> {
     /// Accounts for `n` received bytes, which continue a header with `begun` bytes. Returns how many of them are in the
     /// inbox.
     #[inline]
-    pub(super) fn came(&mut self, n: usize, begun: usize) -> usize {
+    pub(super) fn received(&mut self, n: usize, begun: usize) -> usize {
         let (mut left, mut header_len) = (n, CapsuleCmd::LEN.saturating_sub(begun));
         for _ in &self.requests {
             left -= left.min(header_len);
@@ -156,7 +156,7 @@ impl<R: Carrier> Connection<R> {
             let in_one_piece = request.obtain(len) && request.data_mut(0).len() >= len as usize;
             if !in_one_piece {
                 request.release();
-                return self.commands.put_back(request);
+                return self.commands.insert_free(request);
             }
             self.ahead.requests.push_back(request);
         }
@@ -188,7 +188,7 @@ impl<R: Carrier> Connection<R> {
         if !self.ahead.requests.is_empty() {
             self.ahead.line_up(&mut self.inbox);
             self.ahead.pause = PAUSE;
-            self.nothing_came();
+            self.release_unused();
         }
     }
 
@@ -196,16 +196,16 @@ impl<R: Carrier> Connection<R> {
     #[inline]
     pub(super) fn end_ahead(&mut self) {
         self.ahead.line_up(&mut self.inbox);
-        self.nothing_came();
+        self.release_unused();
     }
 
     /// Gives requests back for which no data arrived.
     #[inline]
-    pub(crate) fn nothing_came(&mut self) {
+    pub(crate) fn release_unused(&mut self) {
         self.ahead.bytes = 0;
         while let Some(mut request) = self.ahead.requests.pop_front() {
             request.release();
-            self.commands.put_back(request);
+            self.commands.insert_free(request);
         }
     }
 }

@@ -64,7 +64,7 @@ impl<R: Carrier> Connection<R> {
         if command.from_host {
             command.state = State::Data;
             command.since_ns = self.now_ns;
-            self.ask(slot);
+            self.send_r2ts(slot);
         } else {
             self.ready(slot, target);
         }
@@ -72,7 +72,7 @@ impl<R: Carrier> Connection<R> {
     }
 
     /// Sends as many R2Ts as may be outstanding.
-    fn ask(&mut self, slot: u16) {
+    fn send_r2ts(&mut self, slot: u16) {
         let (digests, most) = (self.accepts.digests, self.limits.h2c_data_len);
         let Some(command) = self.commands.get_mut(slot) else { return };
         for (index, grant) in command.grants.iter_mut().enumerate().take(self.r2ts) {
@@ -92,7 +92,7 @@ impl<R: Carrier> Connection<R> {
     }
 
     /// Accounts for `come` bytes of data that arrived for R2T `index` of the command.
-    pub(super) fn piece_came(
+    pub(super) fn piece_received(
         &mut self,
         slot: u16,
         index: usize,
@@ -108,7 +108,7 @@ impl<R: Carrier> Connection<R> {
             return;
         }
         *place = None;
-        self.ask(slot);
+        self.send_r2ts(slot);
         let outstanding = |grants: &[Option<Grant>; R2TS]| grants.iter().any(Option::is_some);
         if self.commands.get(slot).is_some_and(|command| !outstanding(&command.grants)) {
             self.ready(slot, target);

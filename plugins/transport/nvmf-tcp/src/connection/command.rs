@@ -99,7 +99,7 @@ impl<R: Carrier> Commands<R> {
 
     /// Puts a request back into its slot, which continues.
     #[inline]
-    pub(crate) fn put_in(&mut self, request: R) -> u16 {
+    pub(crate) fn insert(&mut self, request: R) -> u16 {
         let slot = request.slot();
         if let Some(command) = self.get_mut(slot) {
             command.request = Some(request);
@@ -109,8 +109,8 @@ impl<R: Carrier> Commands<R> {
 
     /// Puts an unused request back into its slot, which becomes free.
     #[inline]
-    pub(crate) fn put_back(&mut self, request: R) {
-        let slot = self.put_in(request);
+    pub(crate) fn insert_free(&mut self, request: R) {
+        let slot = self.insert(request);
         self.free.push(slot);
     }
 
@@ -170,7 +170,7 @@ impl<R: Carrier> Commands<R> {
 
     /// The number of requests at the target.
     #[cfg(test)]
-    pub(crate) fn lent(&self) -> usize {
+    pub(crate) fn at_target(&self) -> usize {
         self.slots.iter().filter(|command| command.state == State::Lent).count()
     }
 }

@@ -371,8 +371,8 @@ impl<R: Carrier> Connection<R> {
 
     /// The number of requests at the target.
     #[cfg(test)]
-    pub(crate) fn lent(&self) -> usize {
-        self.commands.lent()
+    pub(crate) fn at_target(&self) -> usize {
+        self.commands.at_target()
     }
 
     /// Fills `slices` with the next bytes to send. Returns the number of slices.
@@ -398,7 +398,7 @@ impl<R: Carrier> Connection<R> {
     }
 
     fn forget_received(&mut self) {
-        self.nothing_came();
+        self.release_unused();
         self.inbox.clear();
         self.kept = Vec::new();
         self.waiting.clear();

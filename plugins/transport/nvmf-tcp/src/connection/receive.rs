@@ -126,7 +126,7 @@ impl<R: Carrier> Connection<R> {
             }
         }
         self.came_at_once = 0;
-        let in_inbox = self.ahead.came(rest, self.inbox.filled().len());
+        let in_inbox = self.ahead.received(rest, self.inbox.filled().len());
         self.inbox.put(in_inbox);
         self.resume(target);
         self.end_ahead();
@@ -270,7 +270,7 @@ impl<R: Carrier> Connection<R> {
             return Ok(Step::Again);
         }
         let (slot, come) = if let Some((request, come)) = self.ahead.next() {
-            (self.commands.put_in(request), Some(come))
+            (self.commands.insert(request), Some(come))
         } else if let Some(slot) = self.commands.take(|slot| target.make(slot)) {
             (slot, None)
         } else {
@@ -417,7 +417,7 @@ impl<R: Carrier> Connection<R> {
             self.stage = Stage::Digest(data);
         } else {
             self.stage = Stage::Header;
-            self.data_came(data.then, target);
+            self.data_received(data.then, target);
         }
         Step::On
     }
@@ -434,14 +434,14 @@ impl<R: Carrier> Connection<R> {
             command.failed.get_or_insert(Status::TRANSIENT_TRANSPORT_ERROR);
         }
         self.stage = Stage::Header;
-        self.data_came(data.then, target);
+        self.data_received(data.then, target);
         Step::On
     }
 
-    fn data_came(&mut self, then: Then, target: &mut impl Target<R>) {
+    fn data_received(&mut self, then: Then, target: &mut impl Target<R>) {
         match then {
             Then::Capsule(slot) => self.ready(slot, target),
-            Then::Piece { slot, grant, len } => self.piece_came(slot, grant, len, target),
+            Then::Piece { slot, grant, len } => self.piece_received(slot, grant, len, target),
         }
     }
 

@@ -113,7 +113,7 @@ impl Wire {
         let mut places = no_places();
         let filled = self.connection.receive_slices(&mut self.keeper, &mut places);
         let lens = places[..filled].iter().map(|place| place.len()).collect();
-        self.connection.nothing_came();
+        self.connection.release_unused();
         self.connection.end_turn(&mut self.inbox);
         lens
     }
@@ -197,7 +197,7 @@ impl Wire {
             self.answer(Status::SUCCESS, 0);
         }
         assert_eq!(self.connection.phase(), Phase::Ended);
-        assert_eq!(self.connection.lent(), 0);
+        assert_eq!(self.connection.at_target(), 0);
         assert!(!self.connection.has_output());
         assert_eq!(self.keeper.pool.get(), POOL, "memory is back");
     }

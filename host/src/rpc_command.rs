@@ -1,7 +1,7 @@
 //! `drivebay rpc`: one call from a shell.
 
-use super::{Client, ClientError, default_socket};
-use crate::cli::{Cli, Request};
+use crate::cli::{Cli, Rpc};
+use crate::rpc::{Client, ClientError, default_socket};
 use clap::CommandFactory;
 use drivebay_spec_jsonrpc::doc::help_text;
 use drivebay_spec_jsonrpc::{Kind, Method, NoParams, Param, Role};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 /// The methods of this version's host and plugins: an OpenRPC document that `cargo xtask docs`
 /// writes.
-const METHODS: &str = include_str!("../../../docs/rpc/openrpc.json");
+const METHODS: &str = include_str!("../../docs/rpc/openrpc.json");
 
 /// How often `--wait` tries to connect.
 const RETRY_AFTER: Duration = Duration::from_millis(20);
@@ -30,20 +30,20 @@ pub mod exit {
 }
 
 /// Calls the method and prints its result. Returns the exit code.
-pub fn run(request: &Request, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
-    match execute(request, out, err) {
+pub fn run(options: &Rpc, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
+    match execute(options, out, err) {
         Ok(exit) => exit,
         // The reader has closed the pipe.
         Err(_) => exit::OK,
     }
 }
 
-fn execute(request: &Request, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<u8> {
-    let Some(method) = &request.method else {
+fn execute(options: &Rpc, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<u8> {
+    let Some(method) = &options.method else {
         write!(out, "{}", own_help())?;
         return Ok(exit::OK);
     };
-    let socket = match request.rpc_socket.clone().map_or_else(default_socket, Ok) {
+    let socket = match options.rpc_socket.clone().map_or_else(default_socket, Ok) {
         Ok(socket) => socket,
         Err(error) => {
             writeln!(err, "drivebay rpc: {error}")?;
@@ -51,16 +51,16 @@ fn execute(request: &Request, out: &mut dyn Write, err: &mut dyn Write) -> io::R
         }
     };
     let about = json!({"method": method});
-    let (method, params) = match &request.params {
-        _ if request.help => ("rpc_describe", &about),
+    let (method, params) = match &options.params {
+        _ if options.help => ("rpc_describe", &about),
         Some(params) => (method.as_str(), params),
         None => (method.as_str(), &Value::Null),
     };
-    let result = connect(&socket, request).and_then(|mut client| client.call(method, params));
+    let result = connect(&socket, options).and_then(|mut client| client.call(method, params));
     match result {
         Ok(result) => {
             match Method::parse(&result.to_string()) {
-                Ok(method) if request.help => write!(out, "{}", help_text(&method))?,
+                Ok(method) if options.help => write!(out, "{}", help_text(&method))?,
                 _ => writeln!(out, "{result:#}")?,
             }
             Ok(exit::OK)
@@ -73,7 +73,7 @@ fn execute(request: &Request, out: &mut dyn Write, err: &mut dyn Write) -> io::R
             Ok(exit::RPC_ERROR)
         }
         Err(error) => {
-            if let Some(method) = declared(request).filter(|_| request.help) {
+            if let Some(method) = declared(options).filter(|_| options.help) {
                 write!(out, "{}", help_text(&method))?;
                 return Ok(exit::OK);
             }
@@ -88,9 +88,9 @@ pub fn method_names() -> Vec<String> {
     methods().into_iter().map(|method| method.name).collect()
 }
 
-/// The declaration of the requested method in this program, for help without a server.
-fn declared(request: &Request) -> Option<Method> {
-    let name = request.method.as_ref()?;
+/// The declaration of the optionsed method in this program, for help without a server.
+fn declared(options: &Rpc) -> Option<Method> {
+    let name = options.method.as_ref()?;
     methods().into_iter().find(|method| method.name == *name || method.aliases.contains(name))
 }
 
@@ -132,12 +132,12 @@ fn text(object: &Value, member: &str) -> Option<String> {
     object.get(member).and_then(Value::as_str).map(str::to_owned)
 }
 
-fn connect(socket: &Path, request: &Request) -> Result<Client, ClientError> {
+fn connect(socket: &Path, options: &Rpc) -> Result<Client, ClientError> {
     let began = Instant::now();
     loop {
-        match Client::connect(socket, request.timeout) {
+        match Client::connect(socket, options.timeout) {
             Err(ClientError::Connect(_))
-                if request.wait.is_some_and(|wait| began.elapsed() < wait) =>
+                if options.wait.is_some_and(|wait| began.elapsed() < wait) =>
             {
                 std::thread::sleep(RETRY_AFTER);
             }
@@ -160,18 +160,18 @@ mod tests {
     use crate::cli::Command;
     use clap::Parser;
 
-    fn parse(args: &[&str]) -> Result<Request, clap::Error> {
+    fn parse(args: &[&str]) -> Result<Rpc, clap::Error> {
         match Cli::try_parse_from(["drivebay", "rpc"].iter().chain(args))?.command {
-            Command::Rpc(request) => Ok(request),
+            Command::Rpc(options) => Ok(options),
             _ => unreachable!("only rpc is parsed here"),
         }
     }
 
     #[test]
     fn help_without_a_method_is_the_commands_own() {
-        let request = parse(&["--help"]).unwrap();
+        let options = parse(&["--help"]).unwrap();
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        assert_eq!(run(&request, &mut out, &mut err), exit::OK);
+        assert_eq!(run(&options, &mut out, &mut err), exit::OK);
         let out = String::from_utf8(out).unwrap();
         assert!(out.contains("Usage: drivebay rpc"), "{out}");
     }
@@ -179,17 +179,17 @@ mod tests {
     #[test]
     fn a_server_that_is_starting_is_waited_for_but_not_for_ever() {
         let began = Instant::now();
-        let request = parse(&["-r", "/nonexistent/rpc.sock", "--wait", "0.1", "m"]).unwrap();
-        assert_eq!(run(&request, &mut Vec::new(), &mut Vec::new()), exit::NO_SERVER);
+        let options = parse(&["-r", "/nonexistent/rpc.sock", "--wait", "0.1", "m"]).unwrap();
+        assert_eq!(run(&options, &mut Vec::new(), &mut Vec::new()), exit::NO_SERVER);
         assert!(began.elapsed() >= Duration::from_millis(100));
     }
 
     #[test]
     fn the_help_of_a_method_needs_no_server() {
-        let request =
+        let options =
             parse(&["-r", "/nonexistent/rpc.sock", "bdev_null_create", "--help"]).unwrap();
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        assert_eq!(run(&request, &mut out, &mut err), exit::OK);
+        assert_eq!(run(&options, &mut out, &mut err), exit::OK);
         let out = String::from_utf8(out).unwrap();
         assert!(out.contains("bdev_null_create") && out.contains("num_blocks"), "{out}");
         assert!(method_names().iter().any(|name| name == "bdev_get_bdevs"));
@@ -197,9 +197,9 @@ mod tests {
 
     #[test]
     fn no_server_exits_3() {
-        let request = parse(&["-r", "/nonexistent/rpc.sock", "m"]).unwrap();
+        let options = parse(&["-r", "/nonexistent/rpc.sock", "m"]).unwrap();
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        assert_eq!(run(&request, &mut out, &mut err), exit::NO_SERVER);
+        assert_eq!(run(&options, &mut out, &mut err), exit::NO_SERVER);
         let err = String::from_utf8(err).unwrap();
         assert!(err.contains("/nonexistent/rpc.sock: cannot connect"), "{err}");
     }
