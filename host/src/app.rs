@@ -22,7 +22,7 @@ use crate::notifications::Notifications;
 use crate::rpc::{self, Dispatcher, Registry, Server, default_socket, register_builtin};
 use crate::subsystems::Subsystems;
 use crate::{log, methods, sandbox, signals};
-use drivebay_core::bdev::{device, examine};
+use drivebay_core::bdev::{events, examine, removal};
 use drivebay_core::env::pci::permit;
 use drivebay_core::env::{CpuSet, Overcommit, memory, runtime, sockets};
 use drivebay_core::reactor::{self, Reactors, thread, watch};
@@ -257,7 +257,7 @@ fn make_host(
     let notifications = Arc::new(Notifications::default());
     let subsystems = Arc::new(Subsystems::default());
     let sink = Arc::clone(&notifications);
-    device::observe(Box::new(move |kind, name| {
+    events::observe(Box::new(move |kind, name| {
         sink.add(kind, name);
         config::save::bdev_changed(kind, name);
         methods::bdev::appeared();
@@ -453,7 +453,7 @@ fn waits_for(method: &str, name: &str) -> Option<String> {
         "plugin_unload" => {
             Some("it is still stopping: it waits for its own I/O or connections".into())
         }
-        _ => device::waits_for(name),
+        _ => removal::waits_for(name),
     }
 }
 

@@ -256,7 +256,7 @@ impl Place {
         io.id = ptr::from_ref(self) as u64;
         // SAFETY: the channel lives longer than the batch.
         let channel = unsafe { &*channel };
-        request::submit(channel, &io, Origin::Suite(ended, self.arg()));
+        request::submit(channel, &io, Origin::Suite(io_done, self.arg()));
     }
 
     fn end(&self, status: i32) {

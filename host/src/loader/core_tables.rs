@@ -54,7 +54,7 @@ unsafe impl Core for ProcessCore {
     }
 
     fn delete_bdev(&self, owner: *const bay_host, name: &str, done: Done) -> Result<()> {
-        drivebay_core::bdev::device::delete_failed(owner as usize, name, done)
+        drivebay_core::bdev::removal::delete_failed(owner as usize, name, done)
     }
 
     unsafe fn add_bdev_module(

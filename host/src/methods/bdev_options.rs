@@ -1,8 +1,7 @@
 //! `bdev_set_options`.
 
 use super::entry::{Entry, on_app};
-use drivebay_core::bdev::channel::set_most_io;
-use drivebay_core::bdev::examine;
+use drivebay_core::bdev::{examine, set_most_io};
 use drivebay_spec_jsonrpc::{Method, Role, RpcError, State, params};
 use serde_json::{Value, json};
 use std::sync::{Mutex, PoisonError};

@@ -204,6 +204,7 @@ const NOT_NAMES: &[&str] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::ValueEnum;
 
     fn project(name: &str, kind: Kind, lang: Lang) -> Project {
         Project { name: name.into(), kind, lang, sdk: None }

@@ -3,7 +3,7 @@
 //! It sleeps while nothing happens. [`Config`] contains its limits. A client that sends slowly,
 //! sends invalid data or never reads can neither block the thread nor use unlimited memory.
 
-use super::call::{Dispatcher, Peer};
+use super::call::{Dispatcher, Peer, RoleTable};
 use super::config::Config;
 use super::connection::Connection;
 use super::listener::{ListenError, Listener};
@@ -19,7 +19,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 

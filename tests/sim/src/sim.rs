@@ -8,7 +8,7 @@ use crate::model::Tag;
 use crate::rng::{Rng, mix};
 use crate::stack::{self, Node, Top};
 use crate::weights::Weights;
-use drivebay_core::bdev::channel::set_most_io;
+use drivebay_core::bdev::set_most_io;
 use drivebay_core::env::{buf, memory};
 use drivebay_core::reactor::stepped::Stepped;
 use drivebay_core::reactor::thread;

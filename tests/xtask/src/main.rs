@@ -16,6 +16,8 @@ mod fuzz;
 mod golden;
 mod host;
 mod prepare;
+#[cfg(test)]
+mod rooms;
 mod run;
 mod soak;
 mod tally;

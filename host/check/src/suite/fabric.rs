@@ -4,7 +4,7 @@
 //! A transport other than NVMe/TCP is only registered, because the suite has no initiator for it. A
 //! target with its own protocol is skipped.
 
-use crate::batch::{Completed, Io};
+use crate::batch::{self, Io};
 use crate::client::DEADLINE;
 use crate::growth::Series;
 use crate::model::Model;
@@ -218,7 +218,7 @@ impl Remote {
         if io.op == BAY_OP_READ {
             io.data = data;
         }
-        let accounted = self.model.account(&Completed { io, status: 0 });
+        let accounted = self.model.account(&batch::Completed { io, status: 0 });
         accounted.map_err(|why| Stop::failed("what was written is read", why))
     }
 }

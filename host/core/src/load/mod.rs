@@ -19,7 +19,7 @@ pub use content::Mismatch;
 pub use histogram::Histogram;
 pub use plan::{Failure, Limit, Pattern, Plan, Report, Results};
 
-use crate::bdev::desc::{self, Desc};
+use crate::bdev::{Desc, desc};
 use crate::env::CpuSet;
 use crate::reactor::{self, thread};
 use crate::{Error, Result};

@@ -10,7 +10,8 @@ use super::histogram::Histogram;
 use super::places::{Generations, Places, Span};
 use super::plan::{Failure, Limit, Pattern, Plan, Report};
 use super::ticks;
-use crate::bdev::{self, Desc, local};
+use crate::bdev::path::{self, channel_life};
+use crate::bdev::{Desc, state};
 use crate::env::memory;
 use crate::reactor::poller::State;
 use crate::reactor::{clock, thread};
@@ -189,12 +190,12 @@ impl Worker {
             return self.send_nowhere(task);
         }
         // SAFETY: the call passes no waiter.
-        let Some(io) = (unsafe { local::io_get(self.chan, ptr::null_mut()) }) else {
+        let Some(io) = (unsafe { state::io_get(self.chan, ptr::null_mut()) }) else {
             return self.not_sent(task);
         };
         self.fill(task, io.abi());
         io.set_callback(Some(io_done), as_arg(task));
-        bdev::submit(io);
+        path::submit(io);
     }
 
     #[cold]
@@ -455,7 +456,7 @@ impl Worker {
         let warm_until_ns =
             if plan.warm_up.is_zero() { 0 } else { now.saturating_add(as_ns(plan.warm_up)) };
         let copied = plan.copy_loop.then(|| copy_target(order.span, len)).transpose()?;
-        let chan = local::get(&order.desc)?;
+        let chan = channel_life::get(&order.desc)?;
         let worker = Box::new(Self {
             chan,
             idle: Cell::new(0),
@@ -515,7 +516,7 @@ impl Worker {
             refused => {
                 // SAFETY: nobody else got the pointer.
                 drop(unsafe { Box::from_raw(ctx) });
-                let _ = local::put(chan);
+                let _ = state::put(chan);
                 let outside = Error::new(libc::EPERM, "not on a lightweight thread");
                 Err(refused.and_then(Result::err).unwrap_or(outside))
             }
@@ -528,7 +529,7 @@ impl Worker {
         thread::with_current(|thread| {
             let _ = thread.set_poller_state(poller, State::Gone);
         });
-        if let Err(error) = local::put(self.chan) {
+        if let Err(error) = state::put(self.chan) {
             tracing::error!("the load generator could not release its channel: {error}");
         }
         let [reads, writes] = self.done.each_ref().map(Cell::get);

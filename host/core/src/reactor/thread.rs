@@ -5,7 +5,8 @@
 //! finds an ended thread instead of freed memory.
 #![expect(unsafe_code, reason = "messages are intrusive and threads move between OS threads")]
 
-use crate::bdev;
+use crate::bdev::path::round;
+use crate::bdev::state::ThreadChannels;
 use crate::env::CpuSet;
 use crate::reactor::line::Line;
 use crate::reactor::message::Queue;
@@ -60,7 +61,7 @@ pub(crate) struct Thread {
     /// Whether its pollers are prepared for sleep.
     is_asleep: Cell<bool>,
     /// The io_channels of bdevs.
-    pub(crate) bdevs: bdev::Local,
+    pub(crate) bdevs: ThreadChannels,
 }
 
 /// A thread on its way to a reactor.
@@ -155,7 +156,7 @@ pub fn create(name: &str, cpumask: &CpuSet) -> Result<u64> {
         was_busy: Cell::new(false),
         last_ns: Cell::new(clock::precise_now()),
         is_asleep: Cell::new(false),
-        bdevs: bdev::Local::default(),
+        bdevs: ThreadChannels::default(),
     });
     reactor.adopt(Moving(thread))?;
     Ok(shared.id)
@@ -438,7 +439,7 @@ impl Thread {
         }
         let mut busy = self.run_messages(most_messages);
         busy |= self.run_pollers(now);
-        self.bdevs.end_round();
+        round::end(&self.bdevs);
         self.was_busy.set(busy);
         self.shared.doing().end();
         CURRENT.set(ptr::null());

@@ -5,14 +5,14 @@
 //! plugin left behind.
 #![expect(unsafe_code, reason = "the ABI is C functions over raw pointers")]
 
-mod bus;
-mod client;
+mod bdev;
+mod bdev_client;
 mod memory;
 mod pci;
 mod threads;
 mod worker;
 
-use crate::bdev;
+use crate::bdev::{self as bus, desc, examine, names, removal};
 use crate::env::pci::{device, events};
 use crate::env::region;
 use crate::reactor::{pins, thread};
@@ -24,8 +24,8 @@ use std::ffi::c_void;
 #[must_use]
 pub fn table(id: &str) -> Option<*const c_void> {
     Some(match id {
-        id::BDEV => (&raw const bus::TABLE).cast(),
-        id::BDEV_CLIENT => (&raw const client::TABLE).cast(),
+        id::BDEV => (&raw const bdev::TABLE).cast(),
+        id::BDEV_CLIENT => (&raw const bdev_client::TABLE).cast(),
         id::THREAD => (&raw const threads::THREAD).cast(),
         id::POLLER => (&raw const threads::POLLER).cast(),
         id::BUF => memory::buf_table().cast(),
@@ -40,19 +40,19 @@ pub fn table(id: &str) -> Option<*const c_void> {
 #[must_use]
 pub fn owned(host: *const bay_host) -> usize {
     let owner = host as usize;
-    bdev::device::owned(owner) + bdev::desc::owned(owner)
+    names::owned(owner) + desc::owned(owner)
 }
 
 /// Removes what a plugin left behind: modules, memory regions, name reservations, bdevs, worker
 /// jobs, and pollers on every thread. Calls `done` when all of this is gone. App thread.
 pub fn release_owner(host: *const bay_host, done: impl FnOnce() + Send + 'static) {
     let owner = host as usize;
-    bdev::examine::remove_modules(owner);
+    examine::remove_modules(owner);
     region::release_owner(owner);
-    bdev::device::release_all(owner);
-    for device in bdev::all().iter().filter(|device| device.owner == owner) {
+    names::release_all(owner);
+    for device in bus::all().iter().filter(|device| device.owner == owner) {
         // An error means that the bdev is already being removed.
-        let _ = bdev::device::unregister(device.id, |_| {});
+        let _ = removal::unregister(device.id, |_| {});
     }
     crate::worker::end_owner(owner, move || {
         thread::for_each(
