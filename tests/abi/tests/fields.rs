@@ -7,78 +7,43 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Each struct, and the files whose code receives it from a plugin, or fills it for one.
+/// Each struct, and the files or folders whose code receives it from a plugin, or fills it for one.
 const USERS: &[(&str, &[&str])] = &[
     ("bay_str", &["plugin-api/src/text.rs"]),
     ("bay_sink", &["plugin-api/src/text.rs"]),
-    ("bay_plugin", &["host/src/loader/open.rs"]),
-    ("bay_host", &["host/src/loader/services.rs"]),
-    ("bay_iov", &["host/core/src/bdev/parts.rs"]),
-    (
-        "bay_io",
-        &[
-            "host/core/src/bdev/io.rs",
-            "host/core/src/bdev/parts.rs",
-            "host/core/src/bdev/submit.rs",
-            "host/core/src/bdev/failed.rs",
-            "host/core/src/bdev/dispatch.rs",
-            "sdk/src/bdev/io.rs",
-        ],
-    ),
-    ("bay_chan_args", &["host/core/src/bdev/local.rs"]),
-    (
-        "bay_bdev_ops",
-        &[
-            "host/core/src/bdev/device.rs",
-            "host/core/src/bdev/dispatch.rs",
-            "host/core/src/bdev/channel.rs",
-            "host/core/src/bdev/local.rs",
-        ],
-    ),
-    (
-        "bay_bdev_reg",
-        &[
-            "host/core/src/services/bus.rs",
-            "host/core/src/services/client.rs",
-            "host/core/src/bdev/device.rs",
-            "host/core/src/bdev/refused.rs",
-            "host/core/src/bdev/channel.rs",
-            "host/src/methods/bdev.rs",
-        ],
-    ),
-    ("bay_bdev_info", &["host/core/src/services/client.rs"]),
-    ("bay_wait", &["host/core/src/bdev/channel.rs", "host/core/src/bdev/waiters.rs"]),
-    ("bay_bdev_api", &["host/core/src/services/bus.rs"]),
-    ("bay_bdev_client_api", &["host/core/src/services/client.rs"]),
-    ("bay_bdev_module", &["host/core/src/bdev/examine.rs"]),
-    ("bay_msg", &["host/core/src/reactor/thread.rs", "host/core/src/reactor/message.rs"]),
-    ("bay_poller_ops", &["host/core/src/reactor/poller.rs"]),
-    ("bay_thread_api", &["host/core/src/services/threads.rs"]),
-    ("bay_poller_api", &["host/core/src/services/threads.rs"]),
-    ("bay_buf_api", &["host/core/src/services/memory.rs"]),
-    ("bay_mem_api", &["host/core/src/services/memory.rs"]),
-    ("bay_region", &["host/core/src/env/region.rs"]),
-    ("bay_rpc_method", &["host/src/loader/services.rs"]),
-    ("bay_rpc_api", &["host/src/loader/services.rs"]),
-    ("bay_broker_api", &["host/src/loader/services.rs"]),
-    ("bay_notify_api", &["host/src/loader/services.rs"]),
-    ("bay_quiesce", &["host/src/loader/open.rs"]),
+    ("bay_plugin", &["host/src/loader"]),
+    ("bay_host", &["host/src/loader"]),
+    ("bay_iov", &["host/core/src/bdev"]),
+    ("bay_io", &["host/core/src/bdev", "sdk/src/bdev/io.rs"]),
+    ("bay_chan_args", &["host/core/src/bdev"]),
+    ("bay_bdev_ops", &["host/core/src/bdev"]),
+    ("bay_bdev_reg", &["host/core/src/bdev", "host/core/src/services", "host/src/methods/bdev.rs"]),
+    ("bay_bdev_info", &["host/core/src/services"]),
+    ("bay_wait", &["host/core/src/bdev"]),
+    ("bay_bdev_api", &["host/core/src/services"]),
+    ("bay_bdev_client_api", &["host/core/src/services"]),
+    ("bay_bdev_module", &["host/core/src/bdev"]),
+    ("bay_msg", &["host/core/src/reactor"]),
+    ("bay_poller_ops", &["host/core/src/reactor"]),
+    ("bay_thread_api", &["host/core/src/services"]),
+    ("bay_poller_api", &["host/core/src/services"]),
+    ("bay_buf_api", &["host/core/src/services"]),
+    ("bay_mem_api", &["host/core/src/services"]),
+    ("bay_region", &["host/core/src/env"]),
+    ("bay_rpc_method", &["host/src/loader"]),
+    ("bay_rpc_api", &["host/src/loader"]),
+    ("bay_broker_api", &["host/src/loader"]),
+    ("bay_notify_api", &["host/src/loader"]),
+    ("bay_quiesce", &["host/src/loader"]),
     ("bay_job", &["host/core/src/worker.rs"]),
-    ("bay_worker_api", &["host/core/src/services/worker.rs"]),
-    ("bay_log_iface", &["host/src/loader/open.rs"]),
-    ("bay_nvmf_addr", &["sdk/src/nvmf/transport/address.rs"]),
-    (
-        "bay_nvmf_req",
-        &[
-            "sdk/src/nvmf/transport/request.rs",
-            "sdk/src/nvmf/protocol/request.rs",
-            "sdk/src/nvmf/protocol/qpair.rs",
-        ],
-    ),
-    ("bay_nvmf_transport_ops", &["sdk/src/nvmf/protocol/fabric.rs"]),
-    ("bay_nvmf_target_api", &["sdk/src/nvmf/protocol/server.rs"]),
-    ("bay_pci_info", &["host/core/src/services/pci.rs"]),
-    ("bay_pci_api", &["host/core/src/services/pci.rs"]),
+    ("bay_worker_api", &["host/core/src/services"]),
+    ("bay_log_iface", &["host/src/loader"]),
+    ("bay_nvmf_addr", &["sdk/src/nvmf/transport"]),
+    ("bay_nvmf_req", &["sdk/src/nvmf/transport", "sdk/src/nvmf/protocol"]),
+    ("bay_nvmf_transport_ops", &["sdk/src/nvmf/protocol"]),
+    ("bay_nvmf_target_api", &["sdk/src/nvmf/protocol"]),
+    ("bay_pci_info", &["host/core/src/services"]),
+    ("bay_pci_api", &["host/core/src/services"]),
 ];
 
 /// Fields, whole structs and constants that no code uses, and why the ABI has them.
@@ -119,8 +84,14 @@ fn top() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
+/// The text of a file, or of all Rust sources in a folder.
 fn read(path: &str) -> String {
-    fs::read_to_string(top().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+    let (path, mut text) = (top().join(path), String::new());
+    if path.is_dir() {
+        sources(&path, &mut text);
+        return text;
+    }
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 /// Whether `text` has `word`, not as a part of a longer word.
