@@ -81,11 +81,15 @@ class BadInput(unittest.TestCase):
             old = Session(port, TARGET, isid=1)
             host.call("bdev_error_inject_error", name="EE_m0", io_type="read", error_type="pending", num=1)
             old.read(7, 0, 1)
+            # The answer to a ping comes after the read has begun.
+            old.ping()
+            self.assertEqual(old.exactly(48)[0], NOP_IN)
             new = Session(port, TARGET, isid=1)
             with self.assertRaises(EOFError):
                 old.exactly(1)
             self.assertEqual(new.read_all(0, 512), bytes(512))
             self.assertEqual(len(host.call("iscsi_get_connections")), 1)
+            host.call("bdev_error_resume_pending", name="EE_m0")
             for session in (old, new):
                 session.close()
 
