@@ -32,6 +32,9 @@ pub(crate) fn script(data: &[u8]) {
     disks::end(node, &links.map(|(link, _)| link));
 }
 
+/// The bits of header and data digests. All connections agree on the same ones.
+const DIGESTS: u8 = 0x30;
+
 struct Bench {
     node: Node<Disks>,
     /// The connections, of sessions 1 and 2, and what they count commands by.
@@ -39,6 +42,8 @@ struct Bench {
     /// The last R2T of each connection.
     r2ts: [Option<R2t>; 2],
     now_ns: u64,
+    /// What the connections have agreed on.
+    bits: u8,
     digests: Digests,
 }
 
@@ -47,7 +52,7 @@ impl Bench {
         let mut node = target("iqn.2016-06.io.spdk:disk1", if bits & 1 == 0 { 64 } else { 1 });
         let links = [1, 2].map(|session| (node.attach(established(session, bits)), 1));
         let digests = Digests { header: bits & 16 != 0, data: bits & 32 != 0 };
-        Self { node, links, r2ts: [None, None], now_ns: 0, digests }
+        Self { node, links, r2ts: [None, None], now_ns: 0, bits, digests }
     }
 
     fn push(&mut self, which: usize, bhs: &[u8; BHS_LEN], data: &[u8]) {
@@ -184,7 +189,8 @@ impl Bench {
                 // Another login of the same port ends the session first.
                 let session = which as u16 + 1;
                 self.node.end_session(session);
-                self.links[which] = (self.node.attach(established(session, what >> 3)), 1);
+                let bits = what >> 3 & 0x0f | self.bits & DIGESTS;
+                self.links[which] = (self.node.attach(established(session, bits)), 1);
                 self.r2ts[which] = None;
             }
             4 if self.node.device_mut().unit(unit).is_some() => self.node.remove_unit(unit),
