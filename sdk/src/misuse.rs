@@ -67,7 +67,7 @@ struct KeptApp;
 
 /// [`App::here`](crate::App::here) lends the token for one call:
 ///
-/// ```
+/// ```no_run
 /// let name = drivebay_sdk::App::here(|_| "name");
 /// ```
 ///
