@@ -102,6 +102,6 @@ pub fn unregister(app: &App, done: impl FnOnce(&App, i32) + 'static) {
     let status = unsafe { (fabric.unregister)(fabric.target, handle, Some(unregistered), arg) };
     if status < 0 {
         // SAFETY: the target refused and does not call `unregistered`, so this function still owns the box.
-        unsafe { ended(arg, status) };
+        unsafe { unregistered(arg, status) };
     }
 }
