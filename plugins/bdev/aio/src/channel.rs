@@ -298,13 +298,13 @@ mod tests {
     fn a_full_file_system_reads_as_no_space_and_what_says_nothing_as_an_io_error() {
         let write = Op::Write(Range::new(0, 1));
         for full in [libc::ENOSPC, libc::EDQUOT, libc::EFBIG] {
-            assert_eq!(ended(write, full).raw(), -28);
+            assert_eq!(failure_of(write, full).raw(), -28);
         }
         for other in [libc::EIO, libc::EINVAL, libc::EILSEQ, libc::EREMOTEIO] {
-            assert_eq!(ended(write, other), Status::IO_ERROR);
+            assert_eq!(failure_of(write, other), Status::IO_ERROR);
         }
-        assert_eq!(ended(write, libc::ENODATA), Status::MEDIA);
-        assert_eq!(ended(write, libc::ENOMEM), Status::NO_RESOURCE);
+        assert_eq!(failure_of(write, libc::ENODATA), Status::MEDIA);
+        assert_eq!(failure_of(write, libc::ENOMEM), Status::NO_RESOURCE);
     }
 
     #[test]

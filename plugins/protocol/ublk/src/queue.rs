@@ -59,6 +59,7 @@ struct Served {
 
 /// The I/O of a queue that has ended.
 #[derive(Debug, Default)]
+#[expect(clippy::vec_box, reason = "the queue takes the boxes back")]
 struct Flight(RefCell<Vec<Box<Io>>>);
 
 /// The I/O of a tag, with its buffer.

@@ -79,14 +79,14 @@ impl Carrier for Lent {
     }
     fn obtain(&mut self, len: u32) -> bool {
         let held = self.body_mut();
-        held.give_back();
+        held.release();
         held.taken = held.share.take(len, held.piece_len);
         if held.taken.is_none() {
             return false;
         }
         let has_memory = Request::obtain(self, len);
         if !has_memory {
-            self.body_mut().give_back();
+            self.body_mut().release();
         }
         has_memory
     }
@@ -100,7 +100,7 @@ impl Carrier for Lent {
     }
     fn release(&mut self) {
         Request::release(self);
-        self.body_mut().give_back();
+        self.body_mut().release();
     }
     fn data(&self, offset: u32, len: u32) -> impl Iterator<Item = &[u8]> {
         Request::data(self, offset, len)

@@ -51,12 +51,15 @@ pub(crate) struct Admin {
     _poller: Poller,
 }
 
+/// Whoever waits for the answer of a question.
+type Asker = oneshot::Sender<Result<Answer>>;
+
 struct Inner {
     events: RefCell<Side>,
     questions: RefCell<Side>,
     arrived: RefCell<VecDeque<Event>>,
     /// Questions at the device, by slot, with the length of the data.
-    asked: RefCell<BTreeMap<u16, (oneshot::Sender<Result<Answer>>, u32)>>,
+    asked: RefCell<BTreeMap<u16, (Asker, u32)>>,
     broken: RefCell<Option<DeviceBroken>>,
     changed: Notify,
 }
