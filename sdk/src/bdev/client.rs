@@ -178,11 +178,10 @@ impl Channel {
         self.pass_at(io, lba);
     }
 
-    /// As [`pass`](Self::pass), at `lba + offset` instead of `lba`.
+    /// As [`pass`](Self::pass), at `lba + offset` instead of `lba`. The sum wraps around, so `offset` can move an I/O down, too.
     #[inline]
     pub fn pass_at_offset(&self, io: BdevIo, offset: u64) {
-        // An I/O past the end of this bdev must not wrap around to a block of the other.
-        let lba = io.lba().saturating_add(offset);
+        let lba = io.lba().wrapping_add(offset);
         self.pass_at(io, lba);
     }
 

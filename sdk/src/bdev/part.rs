@@ -102,7 +102,9 @@ impl Bdev for Part {
     }
 
     fn submit(&self, base: &mut Channel, io: BdevIo) {
-        base.pass_at_offset(io, self.offset);
+        // An I/O past the end of the part must not wrap around to the first blocks of the base.
+        let lba = io.lba().saturating_add(self.offset);
+        base.pass_to(io, lba);
     }
 
     fn flush(&self, base: &mut Channel) {
