@@ -210,7 +210,7 @@ impl<R: Carrier> Connection<R> {
 
     /// Fills `places` with the places for the next bytes: the memory for the data of the current PDU, the predicted
     /// capsules, and the receive buffer. Returns the number of places, or 0 if nothing may be received now. The caller
-    /// must then call [`Connection::received`] or [`Connection::nothing_came`].
+    /// must then call [`Connection::received`] or [`Connection::release_unused`].
     pub(crate) fn receive_slices<'a>(
         &'a mut self,
         target: &mut impl Target<R>,
