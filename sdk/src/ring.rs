@@ -1,5 +1,5 @@
-//! Lets the ring take an I/O of the bus as a request: the kernel reads and writes its buffers in place. And lets a queue of
-//! ublk take a box with a buffer in it.
+//! Lets the ring take an I/O of the bus as a request: the kernel reads and writes its buffers in place. It also lets a ublk queue
+//! own a box with a buffer in it.
 #![expect(unsafe_code, reason = "implements the trait that promises valid memory during I/O")]
 
 use crate::bdev::{BdevIo, Op};

@@ -1,8 +1,8 @@
 //! Copies of memory that others may change at the same time: a guest, a device, or another reactor.
 //!
 //! In Rust such an access is a data race, even through raw pointers, and the compiler may assume that there is none. So this code
-//! calls functions of the C library through pointers that the compiler cannot see through. What it copies of bytes that change
-//! meanwhile is undefined, and nothing else is. docs/decisions/0012 has the reasons.
+//! calls functions of the C library through pointers that the compiler cannot see through. When a byte changes during a copy, its
+//! copied value is undefined, and nothing else is. docs/decisions/0012 has the reasons.
 #![expect(unsafe_code, reason = "copies memory that Rust's memory model does not cover")]
 
 use std::ffi::{c_int, c_void};

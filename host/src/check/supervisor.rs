@@ -53,7 +53,7 @@ pub(super) fn supervise(options: &Check, out: &mut dyn Write) -> Result<Report, 
         Folder::new().map_err(|error| format!("cannot create a folder for files: {error}"))?;
     while !rest.is_empty() {
         let group = next_group(&rest);
-        let mut report = |line: Line| {
+        let mut add = |line: Line| {
             // The plugin loads in every child; one line about that is enough.
             if line.name == LOADS && line.outcome == Outcome::Ok && !report.lines.is_empty() {
                 return;
@@ -65,7 +65,7 @@ pub(super) fn supervise(options: &Check, out: &mut dyn Write) -> Result<Report, 
             rest.retain(|planned| planned.name != line.name);
             report.lines.push(line);
         };
-        let was_there = run_group(options, &group, &folder, &mut report)?;
+        let was_there = run_group(options, &group, &folder, &mut add)?;
         if !was_there {
             break;
         }

@@ -34,18 +34,21 @@ pub(super) fn bind(kernel: &Kernel, address: Address, force: bool) -> Result<(),
         }
         claims => claims.unwrap_or_default(),
     };
-    give(kernel, &found, VFIO_PCI)?;
-    match driver(kernel, address) {
-        Some(driver) if driver == VFIO_PCI => Ok(()),
-        driver => {
+    let given = give(kernel, &found, VFIO_PCI);
+    let why = match (given, driver(kernel, address)) {
+        (Ok(()), Some(driver)) if driver == VFIO_PCI => return Ok(()),
+        (Ok(()), driver) => {
             let driver = driver.map_or("no driver".to_owned(), |name| format!("the driver {name}"));
-            let why = format!("{address} has {driver} after it was given to {VFIO_PCI}");
-            // Do not leave a disk without a driver.
-            let returned = sysfs::find(&kernel.devices(), address)
-                .map_or(Ok(()), |found| give(kernel, &found, ""));
-            Err(returned.err().map_or(why.clone(), |error| format!("{why}; {error}")))
+            format!("{address} has {driver} after it was given to {VFIO_PCI}")
         }
-    }
+        (Err(why), _) => why,
+    };
+    // Do not leave a disk without a driver, and do not take it from its own one if it is still there.
+    let returned = sysfs::find(&kernel.devices(), address).map_or(Ok(()), |now| {
+        let foreign = now.driver.clone().filter(|driver| Some(driver) != found.driver.as_ref());
+        give(kernel, &Found { driver: foreign, ..now }, "")
+    });
+    Err(returned.err().map_or(why.clone(), |error| format!("{why}; {error}")))
 }
 
 /// Returns a device from vfio-pci to the kernel's own driver.
@@ -69,17 +72,26 @@ pub(super) fn unbind(kernel: &Kernel, address: Address, force: bool) -> Result<(
             "{openers} has opened the IOMMU group of {address}: detach it there first, or use --force"
         ));
     }
-    give(kernel, &found, "")
+    give(kernel, &found, "")?;
+    if driver(kernel, address).as_deref() == Some(VFIO_PCI) {
+        let (vendor, device) = (found.vendor, found.device);
+        return Err(format!(
+            "the kernel bound {address} to {VFIO_PCI} again, because {VFIO_PCI} was told its vendor and device (new_id): \
+             write '{vendor:04x} {device:04x}' to /sys/bus/pci/drivers/{VFIO_PCI}/remove_id first"
+        ));
+    }
+    Ok(())
 }
 
-/// Takes a device from its driver and lets the kernel find another: `driver`, or its own choice when that is empty.
+/// Takes a device from its driver and lets the kernel find another: `driver`, or its own choice when that is empty. The choice comes first:
+/// if the kernel refuses it, the device keeps its driver.
 fn give(kernel: &Kernel, found: &Found, driver: &str) -> Result<(), String> {
     let address = found.address.to_string();
     let folder = kernel.devices().join(&address);
+    kernel.write(&folder.join("driver_override"), &format!("{driver}\n"))?;
     if found.driver.is_some() {
         kernel.write(&folder.join("driver/unbind"), &address)?;
     }
-    kernel.write(&folder.join("driver_override"), &format!("{driver}\n"))?;
     kernel.write(&kernel.path("sys/bus/pci/drivers_probe"), &address)
 }
 

@@ -139,6 +139,26 @@ fn a_device_goes_to_vfio_and_back_to_its_driver() {
 }
 
 #[test]
+fn a_device_that_the_kernel_gives_to_vfio_again_is_reported() {
+    let machine = machine();
+    assert!(bind(machine.path(), false).2);
+    let kernel = Kernel {
+        root: machine.path().to_owned(),
+        write: |kernel, path, text| {
+            if path.ends_with("drivers_probe") {
+                set_driver(&kernel.root, text, "vfio-pci");
+                return Ok(());
+            }
+            kernel_writes(kernel, path, text)
+        },
+    };
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    assert!(!run(&kernel, &Pci::Unbind(of(DISK, false)), &mut out, &mut err));
+    let err = String::from_utf8(err).unwrap();
+    assert!(err.contains("'1b36 0010'") && err.contains("remove_id"), "{err}");
+}
+
+#[test]
 fn a_disk_in_use_is_refused_with_what_uses_it_unless_forced() {
     let mounted = |root: &Path| {
         let line = "36 35 259:1 / /srv/data rw - ext4 /dev/nvme0n1p1 rw\n";
@@ -173,6 +193,19 @@ fn a_disk_in_use_is_refused_with_what_uses_it_unless_forced() {
 }
 
 #[test]
+fn a_disk_that_a_process_has_open_is_refused_with_the_process_unless_forced() {
+    let machine = machine();
+    let process = machine.path().join("proc/43");
+    fs::create_dir_all(process.join("fd")).unwrap();
+    fs::write(process.join("comm"), "qemu\n").unwrap();
+    symlink("/dev/nvme0n1p1", process.join("fd/7")).unwrap();
+    let (_, err, is_good) = bind(machine.path(), false);
+    assert!(!is_good && err.contains("process 43 (qemu) has opened /dev/nvme0n1p1"), "{err}");
+    assert_eq!(driver(machine.path(), DISK).as_deref(), Some("nvme"));
+    assert!(bind(machine.path(), true).2);
+}
+
+#[test]
 fn a_file_system_on_the_kernels_multipath_disk_counts() {
     let machine = machine();
     let root = machine.path();
@@ -197,6 +230,24 @@ fn without_an_iommu_the_text_says_how_to_get_one() {
     device(machine.path(), "0000:03:00.0", "0x010802", None);
     let (_, err, is_good) = run_on(machine.path(), &Pci::Bind(of("0000:03:00.0", true)));
     assert!(!is_good && err.contains("intel_iommu=on"), "{err}");
+}
+
+#[test]
+fn a_device_keeps_its_driver_when_the_kernel_refuses_another_choice() {
+    let machine = machine();
+    let kernel = Kernel {
+        root: machine.path().to_owned(),
+        write: |kernel, path, text| {
+            if path.ends_with("driver_override") {
+                return Err(io::ErrorKind::PermissionDenied.into());
+            }
+            kernel_writes(kernel, path, text)
+        },
+    };
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    assert!(!run(&kernel, &Pci::Bind(of(DISK, false)), &mut out, &mut err));
+    assert!(String::from_utf8(err).unwrap().contains("driver_override"));
+    assert_eq!(driver(machine.path(), DISK).as_deref(), Some("nvme"));
 }
 
 #[test]

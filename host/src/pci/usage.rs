@@ -1,4 +1,5 @@
-//! What uses a PCI device: file systems, swap space and other block devices on its disks, and processes that opened it through VFIO.
+//! What uses a PCI device: file systems, swap space and other block devices on its disks, processes that opened a disk, and processes that
+//! opened the device through VFIO.
 
 use super::Kernel;
 use drivebay_core::env::pci::Address;
@@ -63,8 +64,13 @@ fn multipath_head(hidden: &str) -> Option<String> {
     Some(format!("nvme{subsystem}n{namespace}"))
 }
 
+/// The path of a disk's node below `/dev`. A slash in this path is an exclamation mark in the name, as in `cciss!c0d0`.
+fn node_of(name: &str) -> String {
+    name.replace('!', "/")
+}
+
 fn users(kernel: &Kernel, name: &str, path: &Path) -> Vec<String> {
-    let (number, node) = (read(&path.join("dev")), format!("/dev/{name}"));
+    let (number, node) = (read(&path.join("dev")), format!("/dev/{}", node_of(name)));
     let mut users = Vec::new();
     // Linux, Documentation/filesystems/proc.rst, "mountinfo": device number, mount point, and the source after the dash.
     for mount in read(&kernel.path("proc/self/mountinfo")).lines() {
@@ -94,10 +100,18 @@ pub(super) fn claim(kernel: &Kernel, disks: &[Disk]) -> Result<Vec<File>, String
     if !used.is_empty() {
         return Err(used.join(", "));
     }
+    // A program that writes to the disk itself, such as a virtual machine, need not have claimed it.
+    for disk in disks {
+        let node = Path::new("/dev").join(node_of(&disk.name));
+        let openers = processes(kernel, &node);
+        if !openers.is_empty() {
+            return Err(format!("{} has opened {}", openers.join(", "), node.display()));
+        }
+    }
     let mut claims = Vec::new();
     // The claim of a whole disk fails when a partition is claimed.
-    for Disk { name, .. } in disks.iter().filter(|disk| !disk.is_partition) {
-        let node = kernel.path("dev").join(name);
+    for disk in disks.iter().filter(|disk| !disk.is_partition) {
+        let (name, node) = (&disk.name, kernel.path("dev").join(node_of(&disk.name)));
         match OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(&node) {
             Ok(file) => claims.push(file),
             Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -114,7 +128,11 @@ pub(super) fn claim(kernel: &Kernel, disks: &[Disk]) -> Result<Vec<File>, String
 
 /// The processes that have opened an IOMMU group, in words. A caller that is not root sees only its own processes.
 pub(super) fn openers(kernel: &Kernel, group: u32) -> Vec<String> {
-    let node = PathBuf::from(format!("/dev/vfio/{group}"));
+    processes(kernel, &Path::new("/dev/vfio").join(group.to_string()))
+}
+
+/// The processes that have opened a file, in words.
+fn processes(kernel: &Kernel, node: &Path) -> Vec<String> {
     let processes = fs::read_dir(kernel.path("proc")).into_iter().flatten().flatten();
     let mut openers: Vec<(u32, String)> = processes
         .filter_map(|process| {

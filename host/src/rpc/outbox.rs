@@ -1,4 +1,4 @@
-//! The way of answers from any thread to the RPC thread.
+//! Carries answers from any thread to the RPC thread.
 
 use nix::sys::eventfd::EventFd;
 use std::fmt;

@@ -154,8 +154,8 @@ impl Device {
         }
     }
 
-    /// Sets the space of the pool that a unit takes its space from. Every nexus gets a unit attention when it reaches the threshold
-    /// that an initiator has set. The transport calls this now and then.
+    /// Sets the size and the free space of a unit's pool. Every nexus gets a unit attention when the free space has fallen to the
+    /// threshold that an initiator has set. The transport calls this periodically.
     pub fn set_space(&mut self, unit: u16, space: Option<Space>) {
         let Some(found) = self.units.get_mut(&unit) else { return };
         found.provisioning.space = space;

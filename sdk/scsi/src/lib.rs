@@ -5,7 +5,7 @@
 //! submit one I/O, wait, or end the command. The transport reports the end of an I/O with [`Task::ended`]. Nothing here uses a socket,
 //! a channel or memory of the host, so a test or a fuzzer can drive a device just as a transport does.
 //!
-//! [`initiator`] is the other side: what plugins need that use units of other targets.
+//! [`initiator`] is the other side. Plugins that use units of other targets need it.
 //!
 //! A device and everything that belongs to it lives on one lightweight thread. `docs/scsi.md` explains the terms and the states.
 

@@ -11,7 +11,7 @@ use drivebay_spec_scsi::sense::{Sense, asc};
 /// A threshold set has 2^11 blocks. So 32 bits count a pool of 4 PiB in blocks of 512 bytes.
 pub(crate) const THRESHOLD_EXPONENT: u8 = 11;
 
-/// What a unit knows of its pool.
+/// The pool of a unit, and whether the unit has reported its threshold.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Provisioning {
     /// The pool as the transport last reported it; `None` if the unit has none.

@@ -85,7 +85,7 @@ impl<B: Bdev> Opening<B> {
     pub fn answer(self, channel: Result<B::Channel>) {
         let mut this = std::mem::ManuallyDrop::new(self);
         this.complete(channel);
-        // SAFETY: `give` no longer uses the cell, and `ManuallyDrop` prevents a second drop.
+        // SAFETY: `complete` no longer uses the cell, and `ManuallyDrop` prevents a second drop.
         unsafe { ptr::drop_in_place(&raw mut this.cell) };
     }
 

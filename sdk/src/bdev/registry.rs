@@ -205,7 +205,7 @@ impl<B: Bdev> Registered<B> {
     /// [`unquiesce`](Self::unquiesce), the host queues new I/O and keeps its order. `[app thread]`
     ///
     /// # Errors
-    /// `ENODEV` when the bdev is control_done; `done` is then not called.
+    /// `ENODEV` when the bdev is unregistered; `done` is then not called.
     pub fn quiesce(&self, app: &App, done: impl FnOnce(&App, Result<()>) + 'static) -> Result<()> {
         self.quiesce_blocks(app, WHOLE, done)
     }
@@ -221,7 +221,7 @@ impl<B: Bdev> Registered<B> {
     /// As [`quiesce`](Self::quiesce), for the I/O of some blocks. Ranges may overlap. `[app thread]`
     ///
     /// # Errors
-    /// `EINVAL` for blocks that are not on the bdev, `ENODEV` when the bdev is control_done; `done` is then not called.
+    /// `EINVAL` for blocks that are not on the bdev, `ENODEV` when the bdev is unregistered; `done` is then not called.
     pub fn quiesce_blocks(
         &self,
         _app: &App,

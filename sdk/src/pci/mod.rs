@@ -104,8 +104,9 @@ impl Device {
     ///
     /// # Errors
     /// The text tells the operator what to do. `EINVAL`: the text is not an address. `ENODEV`: there is no such device. `ENXIO`: the
-    /// device has another driver, or no IOMMU. `EBUSY`: the device is in use. `EACCES`: the process may not open a file of VFIO. `ENOMEM`:
-    /// the limit of locked memory is reached. `EPERM`: the plugin does not have the permission `pci`.
+    /// device has another driver, or no IOMMU. `EBUSY`: the device is in use. `EACCES`: the process may not open a file of VFIO, or
+    /// the operator excludes the device (`--pci-allowed`, `--pci-blocked`, `--no-pci`). `ENOMEM`: the limit of locked memory is reached.
+    /// `EPERM`: the plugin does not have the permission `pci`.
     pub fn open(address: &str) -> Result<Arc<Self>> {
         let open = table()?.open.ok_or_else(lacking)?;
         let mut handle = 0;

@@ -7,6 +7,7 @@ pub mod numa;
 pub mod pci;
 pub mod region;
 pub mod runtime;
+pub(crate) mod shared_copy;
 mod sigbus;
 pub mod sockets;
 

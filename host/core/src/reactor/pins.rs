@@ -23,7 +23,8 @@ pub fn add(owner: usize, plugin: &str) {
     pins().push(Pin { owner, plugin: plugin.to_owned() });
 }
 
-/// Ends what [`add`] began, when no code and no state of the plugin is left. Any OS thread.
+/// Lets threads move again, unless another plugin forbids it. Call it when no code and no state of
+/// the plugin is left. Any OS thread.
 pub fn release(owner: usize) {
     pins().retain(|pin| pin.owner != owner);
 }

@@ -342,11 +342,9 @@ pub fn set_cpumask(thread: u64, cpumask: CpuSet) -> Result<()> {
         with_current(|thread| {
             let here = thread.shared.core.load(Ordering::Relaxed);
             let target = super::all().iter().find(|reactor| cpumask.contains(reactor.core));
-            if !cpumask.contains(here)
-                && let Some(target) = target
-            {
-                thread.move_to.set(Some(target.core));
-            }
+            // This also cancels the move of an earlier call in this round.
+            let target = target.filter(|_| !cpumask.contains(here));
+            thread.move_to.set(target.map(|reactor| reactor.core));
             thread.cpumask.replace(cpumask);
         });
     });

@@ -34,7 +34,8 @@ const QUIET: Duration = Duration::from_secs(2);
 const DELAY_MAX: Duration = Duration::from_secs(30);
 /// How often the channel checks time limits.
 const TICK: Duration = Duration::from_secs(1);
-/// The channel pings a target that has been silent for this time. After twice this time its session is lost.
+/// The channel pings a target that has been silent for this time. After twice this time its session is lost. It is also lost when the
+/// target has requested a logout and does not end it within this time while I/O waits.
 const SILENCE_NS: u64 = 15_000_000_000;
 /// Pause before a command is sent again to a busy unit.
 const BUSY_DELAY: Duration = Duration::from_millis(100);
@@ -266,6 +267,8 @@ impl Channel {
         } else if is_over(self.accepted_ns) {
             self.fail_waiting();
             return self.lose("the target accepts no commands");
+        } else if session.is_leaving() && now_ns.saturating_sub(self.accepted_ns) > SILENCE_NS {
+            return self.lose("the target does not answer the logout that it requested");
         }
         let silent_ns = now_ns.saturating_sub(self.heard_ns);
         if silent_ns > 2 * SILENCE_NS {

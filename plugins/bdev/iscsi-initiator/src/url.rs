@@ -44,7 +44,7 @@ impl std::str::FromStr for Url {
         for (at, _) in text.match_indices('?') {
             let (address, options) = text.split_at(at);
             if let Ok(url) = Self::without_options(address) {
-                return url.with_options(options.trim_start_matches('?'));
+                return url.with_options(options.strip_prefix('?').unwrap_or(options));
             }
         }
         Self::without_options(text)
@@ -194,6 +194,7 @@ mod tests {
             "iscsi://h/no name/0",
             "iscsi://secret@h/iqn.2016-06.io.spdk:disk1/0",
             "iscsi://h/iqn.2016-06.io.spdk:disk1/0?",
+            "iscsi://h/iqn.2016-06.io.spdk:disk1/0??header_digest=crc32c",
             "iscsi://h/iqn.2016-06.io.spdk:disk1/0?header_digest=secret",
             "iscsi://me%a@h/iqn.2016-06.io.spdk:disk1/0?target_password=secret",
             "iscsi://h/iqn.2016-06.io.spdk:disk1/0?target_user=you&target_password=secret",

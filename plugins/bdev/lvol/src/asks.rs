@@ -238,7 +238,9 @@ impl LvStore {
             }
         };
         _ = task::timeout(RECYCLE_LIMIT, recycled).await;
-        self.store.allocate(id, indices).await
+        let done = self.store.allocate(id, indices).await;
+        self.watch_fill();
+        done
     }
 
     /// Updates the data path's entry of a cluster.

@@ -99,7 +99,8 @@ impl Bdev for LvolBdev {
         }
         registration.has_write_cache = self.base_info.has_write_cache();
         registration.is_read_only = self.is_read_only;
-        // A cluster that was given back reads as zeros. An unmap inside a cluster goes to the base.
+        // A released cluster reads as zeros. An unmap inside a cluster goes to the base. If the base cannot unmap, the blocks stay as
+        // they are.
         registration.unmapped_reads_zeroes =
             self.base_info.unmapped_reads_zeroes() || !self.base_info.ops().contains(OpSet::UNMAP);
         registration.phys_block_size = raw.phys_block_size;

@@ -19,9 +19,9 @@ use crate::options::{TimeoutAction, Timeouts};
 use crate::path::Path;
 use crate::pci::admin::AdminRing;
 
-/// Commands that create and delete I/O queues and set their doorbells. Operators cannot inject errors into them, because the answers say
-/// which memory the controller uses.
-const OF_QUEUES: [u8; 5] = [
+/// Commands that create and delete I/O queues and set their doorbells. The answers say which memory the controller uses, so operators cannot
+/// inject errors into these commands, and cannot send them to a controller on PCIe.
+pub(crate) const OF_QUEUES: [u8; 5] = [
     admin::CREATE_IO_CQ,
     admin::CREATE_IO_SQ,
     admin::DELETE_IO_SQ,

@@ -34,7 +34,7 @@ pub(crate) struct Known {
     admins: RefCell<BTreeMap<u64, Weak<Admin>>>,
     /// One call at a time for each name.
     pub(crate) locks: Locks,
-    /// Notified when a controller has ended.
+    /// Notified when a controller was attached or has ended.
     pub(crate) ended: Notify,
     /// NQN of this host, for calls that give none.
     pub(crate) hostnqn: String,
@@ -118,7 +118,9 @@ impl Known {
             }
             app.ended.notify();
         };
-        task::spawn(name, controller.follow(ended)).map(task::JoinHandle::detach)
+        let task = task::spawn(name, controller.follow(ended)).map(task::JoinHandle::detach);
+        self.ended.notify();
+        task
     }
 
     /// Stops the search for new controllers and all discovery services, and detaches all controllers. `[app thread]`
@@ -128,10 +130,14 @@ impl Known {
         for discovery in discoveries.values() {
             discovery.stop().await;
         }
-        let all: Vec<Rc<Group>> = self.groups.borrow().values().cloned().collect();
-        for group in all {
-            group.members().iter().for_each(|controller| controller.detach());
-        }
-        self.ended.until(|| self.groups.borrow().is_empty()).await;
+        // An attach that has already begun may add a controller meanwhile, which must not stay.
+        self.ended
+            .until(|| {
+                let groups = self.groups.borrow();
+                let members = groups.values().flat_map(|group| group.members());
+                members.for_each(|controller| controller.detach());
+                groups.is_empty()
+            })
+            .await;
     }
 }

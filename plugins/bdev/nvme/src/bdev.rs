@@ -33,6 +33,8 @@ pub(crate) struct Identity {
     pub(crate) block_size: u32,
     /// Length of the metadata that follows the data of each block, in bytes.
     pub(crate) md_size: u32,
+    /// Type and place of the protection information in the metadata (DPS).
+    pub(crate) protection: u8,
 }
 
 /// A namespace that was identified.
@@ -75,6 +77,7 @@ impl Identified {
             csi: 0,
             block_size,
             md_size,
+            protection: data.dps & 15,
         };
         for id in ids {
             match *id {
@@ -202,8 +205,8 @@ impl Bdev for NvmeBdev {
             registration.md_size = identity.md_size;
             registration.md_interleave = true;
             // DPS: bits 2 to 0 are the type, bit 3 says that the protection information comes first in the metadata.
-            registration.dif_type = data.dps & 7;
-            registration.dif_is_head = data.dps & 8 != 0;
+            registration.dif_type = identity.protection & 7;
+            registration.dif_is_head = identity.protection & 8 != 0;
         }
         let block_size = u64::from(identity.block_size);
         let blocks_max = u32::try_from(self.namespace.len_max / block_size).unwrap_or(BLOCKS_MAX);
@@ -256,5 +259,8 @@ mod tests {
         assert_eq!((extended.identity.block_size, extended.identity.md_size), (520, 8));
         assert!(identified(8, 0).unwrap_err().message().contains("separate buffer"));
         assert!(extended.differs_from(&plain).is_some());
+        let mut protected = extended.clone();
+        protected.identity.protection = 1;
+        assert!(protected.differs_from(&extended).is_some());
     }
 }

@@ -4,6 +4,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -19,6 +21,8 @@ use crate::rpc::{self, Attach, SetHotplug};
 /// The class code of an NVMe controller. NVMe over PCIe 1.0, section 3.8.
 const NVME: u32 = 0x01_0802;
 const DRIVER: &str = "vfio-pci";
+/// The names of the controllers are this and a number, as in SPDK.
+const NAME: &str = "HotInNvme";
 /// How often to try to attach a controller, and the time between two tries. Another program may change the permissions of the IOMMU group's
 /// file a moment after the kernel has created it.
 const TRIES: u32 = 5;
@@ -35,7 +39,8 @@ pub(crate) struct Hotplug {
     left_alone: RefCell<BTreeSet<String>>,
     /// Addresses that could not be attached, with the number of tries.
     failed: RefCell<BTreeMap<String, u32>>,
-    num_attached: Cell<u64>,
+    /// Number of the next name.
+    next_name: Cell<u64>,
     watch: RefCell<Option<Poller>>,
     /// The search task runs.
     is_running: Cell<bool>,
@@ -50,7 +55,7 @@ impl Hotplug {
             params: RefCell::new(SetHotplug { enable: false, period_us: 100_000 }),
             left_alone: RefCell::default(),
             failed: RefCell::default(),
-            num_attached: Cell::new(0),
+            next_name: Cell::new(0),
             watch: RefCell::default(),
             is_running: Cell::new(false),
             is_due: Cell::new(false),
@@ -95,6 +100,8 @@ impl Hotplug {
 /// The kernel does not report new devices, or the plugin does not have the permission `pci`.
 pub(crate) fn set(app: &Rc<Known>, params: SetHotplug) -> Result<()> {
     let hotplug = &app.hotplug;
+    // The operator may have removed the reason why a controller could not be attached.
+    hotplug.failed.borrow_mut().clear();
     if params.enable && !hotplug.is_enabled() {
         let changes = pci::changes()?;
         let fd = changes.fd();
@@ -104,7 +111,9 @@ pub(crate) fn set(app: &Rc<Known>, params: SetHotplug) -> Result<()> {
         hotplug.watch.replace(Some(poller));
         // The task of an earlier call may still be in its last search. It then goes on.
         if !hotplug.is_running.get() {
-            task::spawn("nvme hotplug", follow(Rc::clone(app)))?.detach();
+            let task = task::spawn("nvme hotplug", follow(Rc::clone(app)));
+            // After an error, a later call tries again.
+            task.inspect_err(|_| drop(hotplug.watch.take()))?.detach();
             hotplug.is_running.set(true);
         }
     } else if !params.enable {
@@ -185,11 +194,15 @@ async fn search(app: &Rc<Known>) -> Result<bool> {
         if is_left_alone || tries >= TRIES || is_attached(app, &address) {
             continue;
         }
-        let name = format!("HotInNvme{}", hotplug.num_attached.get());
+        // An operator may have given such a name to another controller. Without a check, this one would become its second path.
+        let number = (hotplug.next_name.get()..u64::MAX)
+            .find(|number| app.find(&format!("{NAME}{number}")).is_none());
+        let number = number.unwrap_or(u64::MAX);
+        let name = format!("{NAME}{number}");
         match rpc::attach_path(app, Attach::pcie(name.clone(), address.clone())?, true).await {
             Ok(controller) => {
                 hotplug.failed.borrow_mut().remove(&address);
-                hotplug.num_attached.set(hotplug.num_attached.get() + 1);
+                hotplug.next_name.set(number.saturating_add(1));
                 let bdevs = controller.group.bdev_names().join(" ");
                 info!("{address} has appeared and is {name}: {bdevs}");
             }
@@ -211,18 +224,45 @@ fn is_attached(app: &Known, address: &str) -> bool {
     })
 }
 
-/// A PCI address with its domain.
+/// Whether the machine has no device at a PCI address. It needs no descriptor, so a process that has none left does not take every device
+/// for absent.
+pub(crate) fn is_absent(address: &str) -> bool {
+    let device = Path::new("/sys/bus/pci/devices").join(full(address));
+    device.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound)
+}
+
+/// A PCI address as the host lists it. An operator may leave out the domain and leading zeros, and write dots for colons.
 fn full(address: &str) -> String {
-    let address = address.to_ascii_lowercase();
-    if address.matches(':').count() == 1 { format!("0000:{address}") } else { address }
+    let parts = address.split([':', '.']).map(|part| u32::from_str_radix(part, 16));
+    let parts: Result<Vec<u32>, _> = parts.collect();
+    let (domain, rest) = match parts.as_deref() {
+        Ok([domain, rest @ ..]) if rest.len() == 3 => (*domain, rest),
+        Ok(rest) => (0, rest),
+        Err(_) => return address.to_owned(),
+    };
+    match rest {
+        [bus, device, function] => format!("{domain:04x}:{bus:02x}:{device:02x}.{function:x}"),
+        _ => address.to_owned(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::full;
+    use super::{full, is_absent};
 
     #[test]
-    fn addresses_with_and_without_the_first_domain_are_equal() {
+    fn a_device_that_the_machine_does_not_have_is_absent() {
+        assert!(is_absent("ffffffff:ff:1f.7"));
+        for device in std::fs::read_dir("/sys/bus/pci/devices").into_iter().flatten().flatten() {
+            assert!(!is_absent(&device.file_name().to_string_lossy()));
+        }
+    }
+
+    #[test]
+    fn ways_to_write_an_address_are_equal() {
+        assert_eq!(full("0.5e.0.0"), "0000:5e:00.0");
+        assert_eq!(full("5E.00.0"), "0000:5e:00.0");
+        assert_eq!(full("no address"), "no address");
         assert_eq!(full("5E:00.0"), "0000:5e:00.0");
         assert_eq!(full("0000:5e:00.0"), "0000:5e:00.0");
         assert_eq!(full("10000:01:00.0"), "10000:01:00.0");

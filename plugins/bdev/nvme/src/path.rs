@@ -272,6 +272,8 @@ pub(crate) struct Ticket {
     path: Arc<Path>,
     live: Arc<Live>,
     pub(crate) qid: u16,
+    /// The identifier is not used again in this connection.
+    is_retired: bool,
 }
 
 impl Ticket {
@@ -284,7 +286,12 @@ impl Ticket {
             Error::new(errno::EAGAIN, "all I/O queues that the controller allows are in use")
         })?;
         path.open.fetch_add(1, Ordering::AcqRel);
-        Ok(Self { path: Arc::clone(path), live: Arc::clone(live), qid })
+        Ok(Self { path: Arc::clone(path), live: Arc::clone(live), qid, is_retired: false })
+    }
+
+    /// Ends the ticket of a queue that the controller may still have. Nobody uses the identifier again in this connection.
+    pub(crate) fn retire(mut self) {
+        self.is_retired = true;
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -320,7 +327,9 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        lock(&self.live.free_qids).push_back(self.qid);
+        if !self.is_retired {
+            lock(&self.live.free_qids).push_back(self.qid);
+        }
         self.path.open.fetch_sub(1, Ordering::AcqRel);
         self.path.events.notify();
     }

@@ -102,6 +102,8 @@ pub(crate) struct Array {
     pub(crate) mending: Cell<Mending>,
     /// Whether a task clears marks of the write-intent record.
     pub(crate) is_clearing: Cell<bool>,
+    /// Whether a task will try to start the array again.
+    pub(crate) is_retrying: Cell<bool>,
 }
 
 impl Array {
@@ -134,6 +136,7 @@ impl Array {
             last_rebuild: RefCell::default(),
             mending: Cell::default(),
             is_clearing: Cell::new(false),
+            is_retrying: Cell::new(false),
         }
     }
 

@@ -207,7 +207,7 @@ async fn take_torn(app: &App, array: &Rc<Array>) -> Result<()> {
     };
     let waited: Vec<_> = array.slots.borrow().iter().zip(0..).filter_map(waits).collect();
     for (number, uuid) in waited {
-        // Maximum number of of these bdevs are not on the bus yet.
+        // Most of these bdevs are not on the bus yet.
         let Ok(candidate) = array.open_member(app, number, &Uuid(uuid).to_string()) else {
             continue;
         };

@@ -115,27 +115,33 @@ fn check_regions(array: &Array, larger: &Layout, block_size: u64) -> Result<()> 
 }
 
 /// Records the new size on all members. Members that cannot be written leave the array if it can go on without them.
+///
+/// # Errors
+/// `EIO` when the array needs a member that cannot be written. Its slots and its superblock keep their sizes, so that the next attempt
+/// records the new size again.
 async fn record(array: &Array, larger: &Layout) -> Result<()> {
     let members = array.members();
-    let update = array.superblock.borrow().as_ref().map(array::next);
-    set_size(array, larger);
-    let Some(mut update) = update else { return Ok(()) };
+    let before = array.superblock.borrow().clone();
+    let Some(before) = before else {
+        set_size(array, larger);
+        return Ok(());
+    };
+    let mut update = array::next(&before);
+    let sequence = update.sequence;
     set_superblock_size(&mut update, larger);
     let failed = members::write_superblock(array, &members, update, |_| {}).await;
-    if failed.is_empty() {
-        return Ok(());
-    }
-    let shared = array.shared.borrow().clone();
-    match shared.filter(|_| array.survives_without(&failed)) {
-        Some(shared) => {
-            intent::report_failures(&shared, &members, &failed);
-            Ok(())
-        }
-        None => {
+    if !failed.is_empty() {
+        let shared = array.shared.borrow().clone();
+        let Some(shared) = shared.filter(|_| array.survives_without(&failed)) else {
+            // Some members may have the new size on record, so the next record needs a higher sequence number.
+            array.superblock.replace(Some(Superblock { sequence, ..before }));
             let message = format!("the superblock cannot be written to slots {failed:?}");
-            Err(Error::new(errno::EIO, message))
-        }
+            return Err(Error::new(errno::EIO, message));
+        };
+        intent::report_failures(&shared, &members, &failed);
     }
+    set_size(array, larger);
+    Ok(())
 }
 
 /// Tells the bus and the channels the size that is on record.

@@ -260,7 +260,7 @@ async fn record(shared: &Arc<Shared>, marks: &Marks, regions: &Regions) -> bool 
         let is_current = |slot: u8| {
             array.slots.borrow().get(usize::from(slot)).is_some_and(|slot| !slot.is_target)
         };
-        // An array starts only with all of its current members, so it finds the newest record.
+        // Members that cannot be written leave the array, so the next start finds this record on those that stay.
         let is_durable =
             members.iter().any(|(slot, _)| !failed.contains(slot) && is_current(*slot));
         if is_durable {

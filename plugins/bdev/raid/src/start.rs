@@ -21,6 +21,8 @@ use std::time::Duration;
 
 /// A start goes on without a member that has completed no I/O for this time, because other bdevs wait to be examined.
 const HANG_LIMIT: Duration = Duration::from_secs(15);
+/// Time from a start that failed on its members to the next attempt.
+const RETRY_DELAY: Duration = Duration::from_secs(15);
 
 impl Array {
     /// Puts the array on the bus if it waits for no more members. The caller holds `lock`. `[app thread]`
@@ -48,9 +50,12 @@ impl Array {
         let started = match task::select(start, remove_hung(&members)).await {
             task::Either::Left(started) | task::Either::Right(started) => started,
         };
-        if started.is_err() {
+        if let Err(error) = &started {
             // The members stay and may answer later.
             members.iter().for_each(|(_, member)| member.set_leaving(false));
+            if error.errno() == errno::EIO && self.superblock.borrow().is_some() {
+                retry_later(app, self);
+            }
         }
         started
     }
@@ -104,9 +109,12 @@ impl Array {
         mut superblock: Superblock,
     ) -> Result<Superblock> {
         let is_new = self.superblock.borrow().is_none();
+        let mut left: Vec<u8> = Vec::new();
         loop {
             let failed = superblock::write(members, &superblock).await;
             if failed.is_empty() {
+                // If the start fails, all members keep their slots and wait for the next attempt.
+                left.iter().for_each(|slot| members::empty(self, *slot, false));
                 return Ok(superblock);
             }
             let is_there = |number: u8| {
@@ -116,6 +124,9 @@ impl Array {
                 if is_new {
                     // Creation has failed. Clear the superblocks, so that no bdev stays a member.
                     superblock::clear(members, &superblock).await;
+                } else if let Some(known) = &mut *self.superblock.borrow_mut() {
+                    // Some members may have this superblock. The next attempt writes a newer one.
+                    known.sequence = superblock.sequence;
                 }
                 let message = format!(
                     "array {}: the superblock cannot be written to slots {failed:?}",
@@ -130,7 +141,7 @@ impl Array {
                 entry.state = MemberState::Failed;
             }
             members.retain(|(slot, _)| !failed.contains(slot));
-            failed.iter().for_each(|slot| members::empty(self, *slot, false));
+            left.extend(failed);
         }
     }
 
@@ -213,7 +224,32 @@ impl Array {
     }
 }
 
-/// Makes the I/O of members fail that hang, so that the start goes on without them. It never ends.
+/// Tries again, in a task, to start an array that needs a member that could not be written.
+fn retry_later(app: &App, array: &Rc<Array>) {
+    if array.is_retrying.replace(true) {
+        return;
+    }
+    let retried = Rc::clone(array);
+    let retry = async move |app: &App| {
+        task::sleep(RETRY_DELAY).await;
+        retried.is_retrying.set(false);
+        let guard = retried.lock.lock("start again").await;
+        if let Err(error) = retried.start_if_complete(app).await {
+            warn!("array {} does not start: {error}", retried.name);
+        }
+        drop(guard);
+        members::take_back(app, &retried).await;
+    };
+    match task::spawn_app(app, "raid start", retry) {
+        Ok(task) => task.detach(),
+        Err(error) => {
+            array.is_retrying.set(false);
+            warn!("array {} starts only when a member returns: {error}", array.name);
+        }
+    }
+}
+
+/// Fails the I/O of members that hang, so that the start goes on without them. Never returns.
 async fn remove_hung(members: &Slots) -> Result<()> {
     let mut seen = vec![None; members.len()];
     loop {

@@ -1,4 +1,4 @@
-//! I/O as commands, and what the end of a command means.
+//! Turns I/O into commands, and the results of commands into results of I/O.
 
 use drivebay_sdk::Status;
 use drivebay_sdk::bdev::{IoResult, Op, Range};

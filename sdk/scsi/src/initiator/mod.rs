@@ -1,5 +1,5 @@
-//! The initiator's side: I/O of a bdev as SCSI commands, what their ends mean, and the questions that tell what a unit is. A
-//! transport carries the commands.
+//! The initiator's side: turns I/O of a bdev into SCSI commands, turns their results into results of the I/O, and reads the properties
+//! of a unit. A transport carries the commands.
 
 mod command;
 mod probe;

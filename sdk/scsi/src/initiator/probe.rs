@@ -1,4 +1,4 @@
-//! The questions that tell what a unit is: identity, size and limits.
+//! Reads the identity, size and limits of a unit.
 
 use super::command::cdb;
 use drivebay_sdk::bdev::Geometry;
@@ -10,7 +10,7 @@ use drivebay_spec_scsi::sense::{Key, Sense, asc};
 
 /// Most attempts of a command that ends with a unit attention or BUSY.
 const TRIES: usize = 16;
-/// Longest answer that is asked for, in bytes.
+/// Allocation length of INQUIRY, in bytes.
 const ANSWER_LEN: u16 = 4096;
 
 /// Properties of a unit.
@@ -52,7 +52,7 @@ pub struct Answer {
     pub sense: Option<Sense>,
 }
 
-/// Asks what a unit is. `execute` runs a command that reads at most so many bytes.
+/// Reads the properties of a unit. `execute` runs a command that reads at most the given number of bytes.
 ///
 /// # Errors
 /// The errors of `execute`; `ENODEV` when there is no unit, `EINVAL` for a unit that cannot be a bdev, `EBUSY` for one that does not

@@ -2,8 +2,8 @@
 //!
 //! The messages between an initiator and a logical unit, for any transport: commands ([`command`]), the status and sense data that end
 //! them ([`status`], [`sense`]), and their data: INQUIRY and its pages ([`inquiry`]), capacity and provisioning ([`capacity`],
-//! [`unmap`]), mode pages ([`mode`]), log pages ([`log`]), persistent reservations ([`reservation`]), copies between units ([`copy`]), LUNs ([`lun`]) and the
-//! lists of supported commands ([`opcode`]). Read [`command::Command`] first: everything else depends on it.
+//! [`unmap`]), mode pages ([`mode`]), log pages ([`log`]), persistent reservations ([`reservation`]), copies between units ([`copy`]),
+//! LUNs ([`lun`]) and the lists of supported commands ([`opcode`]). Read [`command::Command`] first: everything else depends on it.
 //!
 //! Sources: SAM-5, SPC-4, SBC-3. Fields have the names of these standards. All numbers on the wire are big-endian.
 //!

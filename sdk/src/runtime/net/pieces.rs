@@ -5,6 +5,7 @@
 #![expect(unsafe_code, reason = "passes memory to the kernel by its address")]
 
 use crate::bdev::{BdevIo, Buffers, Op};
+use crate::shared_copy;
 use std::io::{IoSlice, IoSliceMut};
 use std::marker::PhantomData;
 
@@ -62,7 +63,7 @@ impl<'a> OutPiece<'a> {
         for piece in pieces.iter().filter(|piece| piece.len > 0) {
             let (now, later) = rest.split_at_mut(piece.len);
             // SAFETY: the piece is readable for its length, and `bytes` does not overlap it.
-            unsafe { piece.addr.copy_to_nonoverlapping(now.as_mut_ptr(), piece.len) };
+            unsafe { shared_copy::copy(piece.addr, now.as_mut_ptr(), piece.len) };
             rest = later;
         }
         bytes
@@ -99,7 +100,7 @@ impl<'a> InPiece<'a> {
             let (now, later) = rest.split_at(piece.len.min(rest.len()));
             if !now.is_empty() {
                 // SAFETY: the piece is writable for its length, and `bytes` does not overlap it.
-                unsafe { piece.addr.copy_from_nonoverlapping(now.as_ptr(), now.len()) };
+                unsafe { shared_copy::copy(now.as_ptr(), piece.addr, now.len()) };
             }
             rest = later;
         }

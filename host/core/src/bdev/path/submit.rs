@@ -121,7 +121,8 @@ fn check_metadata(request: &bay_io, rules: &OpRules, limits: &Limits) -> Result<
     if request.md.is_null() || limits.md_size == 0 {
         return Ok(());
     }
-    let is_whole = u64::from(request.md_len) == request.nblocks * u64::from(limits.md_size);
+    let len = request.nblocks.checked_mul(u64::from(limits.md_size));
+    let is_whole = len == Some(u64::from(request.md_len));
     match rules.data {
         Data::Blocks if !is_whole => Err(-libc::EINVAL),
         // The bus compares data only.

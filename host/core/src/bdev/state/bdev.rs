@@ -56,8 +56,8 @@ pub(in crate::bdev) struct Control {
 
 /// A removal that has begun.
 pub(in crate::bdev) struct Removal {
-    /// Continues the removal after a channel or a descriptor is gone: the registry's function, which
-    /// it hands down because this room does not know the registry. App thread.
+    /// Continues the removal after a channel or a descriptor is gone. The registry stores its function
+    /// here, because the state does not know the registry. App thread.
     pub(in crate::bdev) proceed: fn(&Arc<Bdev>),
     /// Called with the module's status when the module has destructed the bdev.
     pub(in crate::bdev) done: Done,

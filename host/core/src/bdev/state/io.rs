@@ -339,12 +339,12 @@ impl Slot {
     }
 }
 
-/// An I/O that messages carry to other threads, and in the end to its own, which alone uses it.
+/// An I/O that messages carry to other threads and back. Only its own thread uses it.
 #[derive(Clone, Copy)]
 pub(in crate::bdev) struct SentIo(Io);
 
-// SAFETY: other threads only carry the I/O. Whoever makes one has the bus's right to it: no other
-// party touches the I/O until its own thread takes it.
+// SAFETY: other threads only carry the I/O. The bus owns the I/O when it makes a `SentIo`, so nobody
+// else touches it until its own thread takes it.
 unsafe impl Send for SentIo {}
 
 impl SentIo {

@@ -1,6 +1,6 @@
 //! What the bus remembers. Nothing here submits, completes or removes: this room knows neither the
-//! path nor the registry. An I/O, its queue and pool, its channel and the channels of a thread name
-//! each other; everything else knows only what it holds.
+//! path nor the registry. An I/O, its queue and pool, its channel and the channels of a thread refer
+//! to each other. Every other file refers only to what its types contain.
 
 mod bdev;
 mod channel;

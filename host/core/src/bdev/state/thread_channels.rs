@@ -271,13 +271,15 @@ impl ThreadChannels {
         Some(unsafe { Box::from_raw(channel) })
     }
 
-    /// Runs `visit` with each of the thread's channels. A visit may free its own channel, but no
-    /// other one.
+    /// Runs `visit` with each of the thread's channels. A visit may free channels: it completes I/O,
+    /// and the callbacks may report that a module has destroyed its part of another channel.
     pub(in crate::bdev) fn for_each(&self, visit: impl Fn(&Channel)) {
         let channels = self.channels.borrow().clone();
         for channel in channels {
-            // SAFETY: channels in the list are alive, and a visit frees no channel except its own.
-            visit(unsafe { &*channel });
+            if self.channels.borrow().contains(&channel) {
+                // SAFETY: channels in the list are alive.
+                visit(unsafe { &*channel });
+            }
         }
     }
 

@@ -159,10 +159,13 @@ pub struct Open {
     pub config: Vec<u8>,
 }
 
-/// Lists the devices that this host has open, sorted by address. It reads from the devices, so do not call it on a reactor.
-/// `[any thread]`
+/// Lists the devices that this host has open, sorted by address. It reads from the devices, and waits while another thread opens or closes
+/// one, so do not call it on a reactor. `[any thread]`
 #[must_use]
 pub fn all_open() -> Vec<Open> {
+    // No device is closed meanwhile. Otherwise this thread could be the last to hold it, and the device would keep its access to memory
+    // after the host believes that it is closed.
+    let _changing = lock(&CHANGING);
     let open: Vec<Arc<Device>> =
         devices().values().filter(|device| !device.is_closing()).cloned().collect();
     let show = |device: &Arc<Device>| Open {

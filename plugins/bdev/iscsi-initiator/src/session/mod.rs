@@ -133,7 +133,7 @@ pub struct Session<R> {
     leaving: Leaving,
 }
 
-/// How far a logout is that the target has requested.
+/// The progress of a logout that the target has requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Leaving {
     /// It has requested none.
@@ -199,6 +199,12 @@ impl<R: Payload> Session<R> {
         (self.agreed.header_digest, self.agreed.data_digest)
     }
 
+    /// Whether the target has requested a logout, so that no command begins any more.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.leaving != Leaving::No
+    }
+
     /// The requests of all outstanding commands.
     pub fn requests_mut(&mut self) -> impl Iterator<Item = &mut R> {
         self.tasks.iter_mut().flatten().map(|task| &mut task.request)
@@ -211,7 +217,7 @@ impl<R: Payload> Session<R> {
     pub fn submit(&mut self, cdb: [u8; CDB_LEN], transfer: Transfer, request: R) -> Result<(), R> {
         let is_full = self.free.is_empty() && self.tasks.len() == TASKS_MAX
             || self.outbox.rest().len() > OUTBOX_LEN;
-        if is_full || self.leaving != Leaving::No || is_before(self.max_cmd_sn, self.cmd_sn) {
+        if is_full || self.is_leaving() || is_before(self.max_cmd_sn, self.cmd_sn) {
             return Err(request);
         }
         let (flag, expected_len) = match transfer {

@@ -165,6 +165,7 @@ fn a_requested_logout_waits_for_the_commands_that_are_outstanding_and_lets_no_ot
     let (opcode, bhs, _) = sent(&mut session).remove(0);
     let logout = pdu::Logout::parse(&bhs);
     assert_eq!((opcode, logout.reason), (Opcode::Logout, FINAL), "closes the session");
+    assert!(session.is_leaving());
     let response = pdu::LogoutResponse { itt: logout.itt, ..pdu::LogoutResponse::default() };
     let over = come(&mut session, response.encode(0), &[]);
     assert_eq!(over, Err(Fault::Ended(LOGOUT_REQUESTED)));

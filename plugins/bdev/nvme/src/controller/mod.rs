@@ -29,6 +29,7 @@ use drivebay_sdk::thread;
 use crate::admin::{Admin, Data};
 use crate::channel::QUIET;
 use crate::group::Group;
+use crate::hotplug;
 use crate::options::{Limits, Timeouts};
 use crate::path::{Live, Path, State};
 use crate::paths::Spread;
@@ -144,7 +145,7 @@ enum Next {
     /// The connection is lost, and why.
     Lost(String),
     Wish(Wish),
-    /// The plugin gives up the controller: it was disconnected for too long, or the kernel wants the device back.
+    /// The plugin gives up the controller: it was disconnected for too long, the kernel wants the device back, or the device is gone.
     GivenUp(Error),
 }
 
@@ -286,8 +287,9 @@ impl Controller {
             }
         }
         match next {
+            // The loss may be noticed before the removal that caused it.
             Next::Lost(why)
-                if self.function().is_some_and(|function| function.is_wanted_back()) =>
+                if self.function().is_some_and(|function| function.look_for_removal()) =>
             {
                 Next::GivenUp(Error::new(errno::ENODEV, why))
             }
@@ -338,11 +340,11 @@ impl Controller {
         let wished =
             self.changed.until(|| matches!(self.wish.get(), Some(Wish::Detach | Wish::Disable)));
         match task::select(limited, wished).await {
-            Either::Left(Either::Left(found)) => {
+            Either::Left(Either::Left(Ok(found))) => {
                 self.group.converge(self, found).await;
                 Next::Connected
             }
-            Either::Left(Either::Right(error)) => Next::GivenUp(error),
+            Either::Left(Either::Left(Err(error)) | Either::Right(error)) => Next::GivenUp(error),
             Either::Right(()) => Next::Wish(self.wish.take().unwrap_or(Wish::Detach)),
         }
     }
@@ -358,7 +360,10 @@ impl Controller {
     }
 
     /// Tries the controller's addresses in turn until one connects.
-    async fn try_to_connect(self: &Rc<Self>, quiet_ns: u64) -> Found {
+    ///
+    /// # Errors
+    /// The machine no longer has the PCI device, for example because somebody pulled it out during a reset.
+    async fn try_to_connect(self: &Rc<Self>, quiet_ns: u64) -> Result<Found> {
         let limits = self.settings.limits;
         let delay = match limits.delay_sec {
             0 => DELAY,
@@ -367,10 +372,13 @@ impl Controller {
         let mut tried = 0;
         loop {
             let error = match self.connect(self.trids.quiet_ns(quiet_ns)).await {
-                Ok(found) => return found,
+                Ok(found) => return Ok(found),
                 Err(error) => error,
             };
             warn!("{}: {}", self.name, error.message());
+            if self.is_pci() && hotplug::is_absent(&self.settings.attach.traddr) {
+                return Err(error);
+            }
             tried += 1;
             self.trids.advance();
             if tried % self.trids.count() != 0 {
@@ -576,7 +584,7 @@ impl Controller {
 
     /// Removes the bdevs that have no other path, then shuts the controller down.
     async fn end(&self) {
-        if self.function().is_some_and(|function| function.is_wanted_back()) {
+        if self.function().is_some_and(|function| function.look_for_removal()) {
             // The kernel waits for the device, so the plugin does not wait for outstanding commands.
             self.stop_function("the kernel wants the device back").await;
             self.path.set(State::Failing);

@@ -107,11 +107,16 @@ async fn delete(held: Held) {
         Err(error) if !function.is_stopped() => {
             debug!("{}: queue {qid}: {sq:?}, {}", function.address(), error.message());
             function.keep(memory);
+            known.end();
+            // Another queue with this identifier would change the shadow doorbells, and the controller would execute old commands again.
+            ticket.retire();
         }
-        _ => drop(memory),
+        _ => {
+            drop(memory);
+            known.end();
+            drop(ticket);
+        }
     }
-    known.end();
-    drop(ticket);
 }
 
 /// Runs an admin command, and returns its answer, whatever its status is.

@@ -12,7 +12,7 @@ use drivebay_sdk::runtime::task;
 use drivebay_sdk::serde_json::{Value, json};
 
 use super::{INVALID_PARAMS, task_with_code};
-use crate::admin::{Admin, Answer, Data};
+use crate::admin::{Admin, Answer, Data, OF_QUEUES};
 use crate::app;
 use crate::controller::Controller;
 use crate::path::{State, Ticket};
@@ -90,6 +90,12 @@ async fn send(_: &App, params: SendCmd) -> Result<Value> {
         .find_controller(&params.name)
         .ok_or_else(|| Error::new(errno::EINVAL, format!("no controller named {}", params.name)))?;
     let (command, data) = prepare(&params)?;
+    let is_admin = matches!(params.cmd_type, CommandType::Admin);
+    if is_admin && controller.is_pci() && OF_QUEUES.contains(&command.opcode()) {
+        let given = format!("admin opcode {:02x}h", command.opcode());
+        let allowed = "other commands: the plugin itself creates and deletes the queues of a controller on PCIe";
+        return Err(Error::invalid("cmdbuf", given, allowed));
+    }
     let limit = match params.timeout_ms {
         0 => controller.settings.timeouts.admin,
         ms => Duration::from_millis(ms.into()),

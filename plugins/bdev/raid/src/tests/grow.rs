@@ -111,6 +111,25 @@ fn a_member_that_cannot_take_the_new_size_leaves_and_the_array_grows() {
 }
 
 #[test]
+fn an_array_that_cannot_record_its_new_size_records_it_at_the_next_attempt() {
+    let host = load();
+    let disks: [Ram; 2] = disks(&host, "gn");
+    let more = json!({"strip_size_kb": 1, "superblock": true});
+    let opened = array(&host, "raid0", &disks.each_ref(), more);
+    disks[0].grow(&host, NUM_BLOCKS + 8);
+    disks[1].fail_writes(true);
+    disks[1].grow(&host, NUM_BLOCKS + 8);
+    assert_eq!(size(&host, "gn0-raid0"), 64);
+    disks[1].fail_writes(false);
+    disks[1].grow(&host, NUM_BLOCKS + 10);
+    host.wait(|| (size(&host, "gn0-raid0") == 80).then_some(()));
+    for disk in &disks {
+        assert_eq!(disk.durable_superblock().unwrap().num_blocks, 80, "{}", disk.name());
+    }
+    deleted(&host, "gn0-raid0", opened);
+}
+
+#[test]
 fn a_raid1_gets_another_member_that_can_replace_the_first_ones() {
     let host = load();
     for has_superblock in [false, true] {

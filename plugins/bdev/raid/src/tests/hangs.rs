@@ -133,6 +133,40 @@ fn a_member_that_hangs_at_the_start_delays_other_arrays_only_for_a_while() {
 }
 
 #[test]
+fn an_array_that_needs_a_member_that_hangs_at_the_start_starts_when_the_member_answers() {
+    let host = load();
+    let [a, b] = ["hr0", "hr1"].map(|name| Ram::plug(&host, name, NUM_BLOCKS));
+    let more = json!({"strip_size_kb": 1, "superblock": true});
+    let opened = array(&host, "raid0", &[&a, &b], more);
+    assert_eq!(write(&host, &opened.0, 1, 5, 1), Status::SUCCESS);
+    drop(opened);
+    host.call("bdev_raid_delete", &json!({"name": "hr0-raid0"})).unwrap();
+    [&a, &b].iter().for_each(|disk| disk.unplug(&host));
+    b.plug_in(&host);
+    rounds(&host);
+    b.hang();
+    a.plug_in(&host);
+    rounds(&host);
+    let advance = |times: u32| {
+        for _ in 0..times {
+            host.advance(Duration::from_secs(8));
+            rounds(&host);
+        }
+    };
+    advance(4);
+    let shown = show(&host, "hr0-raid0");
+    assert_eq!(
+        (&shown["state"], &shown["num_base_bdevs_discovered"]),
+        (&json!("configuring"), &json!(2))
+    );
+    b.answer();
+    advance(4);
+    assert_eq!(show(&host, "hr0-raid0")["state"], "online");
+    assert_eq!(read(&host, &host.open("hr0-raid0").0, 1), Ok(5));
+    host.call("bdev_raid_delete", &json!({"name": "hr0-raid0"})).unwrap();
+}
+
+#[test]
 fn io_that_a_former_member_fails_late_does_not_take_out_the_member_that_has_its_slot_now() {
     let host = load();
     let [a, b, c] = ["hh0", "hh1", "hh2"].map(|name| Ram::plug(&host, name, NUM_BLOCKS));

@@ -5,13 +5,16 @@ use super::part::{note_failure, part, slice_metadata};
 use super::size::{one_piece, smallest};
 use crate::bdev::path::{complete, starved, submit};
 use crate::bdev::state::{Channel, Io};
-use crate::env::buf;
+use crate::env::{buf, shared_copy};
 use drivebay_plugin_api::*;
 use std::ffi::c_void;
 use std::ptr::{self, NonNull};
 
 /// The size in bytes of a channel's reserve buffer, unless the smallest write is larger.
 const RESERVE: usize = 4096;
+
+/// How many bytes of the client's memory a compare copies at once.
+const COMPARED_AT_ONCE: usize = 512;
 
 pub(super) fn begin(parent: Io, work: Work) {
     let channel = parent.channel();
@@ -160,19 +163,26 @@ fn copy(parent: Io, begun: u64, bytes: u32, direction: Direction) {
             Direction::FromBuffer => (slot.cast_const(), memory),
         };
         // SAFETY: `pieces` stays inside the client's list, whose memory is valid until completion,
-        // and inside our buffer. They are different allocations.
-        unsafe { ptr::copy_nonoverlapping(from, to, len) };
+        // and inside our buffer.
+        unsafe { shared_copy::copy(from, to, len) };
     }
 }
 
+/// The offset of the first byte in which the client's memory and the buffer differ. A guest may
+/// change its memory meanwhile, so the code compares a copy.
 fn first_difference(parent: Io, begun: u64, bytes: u32) -> Option<u64> {
     let (buffer, ..) = parent.buffer.get();
+    let mut copied = [0_u8; COMPARED_AT_ONCE];
     pieces(parent, begun, bytes).find_map(|(memory, place, len)| {
-        // SAFETY: as in `copy`; nobody writes to the client's memory during a compare.
-        let theirs = unsafe { std::slice::from_raw_parts(memory, len) };
-        // SAFETY: as in `copy`; the read into the buffer has completed.
-        let ours = unsafe { std::slice::from_raw_parts(buffer.wrapping_add(place), len) };
-        let at = theirs.iter().zip(ours).position(|(a, b)| a != b)?;
-        Some((place + at) as u64)
+        (0..len).step_by(COMPARED_AT_ONCE).find_map(|from| {
+            let (theirs, _) = copied.split_at_mut(COMPARED_AT_ONCE.min(len - from));
+            let (addr, here) = (memory.wrapping_add(from), buffer.wrapping_add(place + from));
+            // SAFETY: as in `copy`; `theirs` is the caller's own.
+            unsafe { shared_copy::copy(addr, theirs.as_mut_ptr(), theirs.len()) };
+            // SAFETY: as in `copy`; the read into the buffer has completed.
+            let ours = unsafe { std::slice::from_raw_parts(here, theirs.len()) };
+            let at = theirs.iter().zip(ours).position(|(a, b)| a != b)?;
+            Some((place + from + at) as u64)
+        })
     })
 }
