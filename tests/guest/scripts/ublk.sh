@@ -66,7 +66,20 @@ rpc_or_show bdev_malloc_create '{"name":"other","num_blocks":2048,"block_size":5
 rpc_or_show ublk_create_target
 refused "the bdev that the disk had" ublk_recover_disk '{"bdev_name":"other","ublk_id":1}'
 rpc_or_show ublk_recover_disk '{"bdev_name":"m0","ublk_id":1}'
+
+# Data that the kernel only caches is on the bdev after a stop, even if a program still has the disk open.
+head -c 4M /dev/urandom >/run/cached
+(
+    exec 7<>$disk
+    dd if=/run/cached of=$disk bs=64k conv=notrunc status=none
+    touch /run/written
+    sleep 3
+) &
+holder=$!
+until_true 20 "the write" test -e /run/written
 client ublk_stop_disk 1
+cmp -n $((4 << 20)) /run/cached /run/disk
+wait $holder
 is_gone || { echo "the disk is still there"; exit 1; }
 refused "No such device" ublk_stop_disk '{"ublk_id":1}'
 

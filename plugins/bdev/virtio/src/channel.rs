@@ -30,7 +30,8 @@ pub struct Channel {
     /// I/O that found no free slot.
     waiting: IoQueue,
     num_at_device: u32,
-    /// Requests that the device has handed back, modulo 2^32.
+    /// I/O that the device has ended, modulo 2^32. A request that must be sent again does not count, so a device that does nothing
+    /// else makes no progress.
     num_done: u32,
     /// Whether the device broke a rule. The controller knows about it.
     is_broken: bool,
@@ -140,9 +141,11 @@ impl Channel {
         let ended = self.dialect.finish(queue, used.slot, &io);
         queue.release(used.slot);
         self.num_at_device -= 1;
-        self.num_done = self.num_done.wrapping_add(1);
         match ended {
-            Ended::Done(result) => io.complete_with(result),
+            Ended::Done(result) => {
+                self.num_done = self.num_done.wrapping_add(1);
+                io.complete_with(result);
+            }
             Ended::Again => self.waiting.push(io),
         }
     }
@@ -161,6 +164,9 @@ impl Channel {
     #[cold]
     fn look(&mut self) {
         let found = self.link.look(self.seat);
+        // This channel may have missed the failure, because the next session began soon after it. The last back end may still execute
+        // the I/O in flight, so the next one must not get it.
+        let must_fail = found.failed > self.generation;
         (self.generation, self.phase, self.is_broken) = (found.generation, found.phase, false);
         (self.queue, self.kick) = (found.queue, found.kick);
         let slots = self.queue.as_ref().map_or(0, DriverQueue::num_slots);
@@ -169,7 +175,9 @@ impl Channel {
         self.at_device.resize_with(slots.into(), || None);
         let mut rest = std::mem::take(&mut self.waiting);
         let mut all = IoQueue::new();
-        before.into_iter().flatten().for_each(|io| all.push(io));
+        for io in before.into_iter().flatten() {
+            if must_fail { io.complete(Status::IO_ERROR) } else { all.push(io) }
+        }
         while let Some(io) = rest.pop() {
             all.push(io);
         }

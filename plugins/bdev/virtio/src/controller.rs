@@ -147,6 +147,8 @@ impl Controller {
             }
             session = self.connect_again().await;
         }
+        // The device may not have completed all I/O of a unit that went away. No later session completes it, so it fails.
+        self.link.fail();
         self.has_ended.set(true);
         self.changed.notify();
     }

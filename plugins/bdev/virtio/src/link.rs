@@ -20,7 +20,7 @@ pub(crate) struct Seat {
     pub(crate) call: OwnedFd,
     /// Requests at the device.
     num_at_device: AtomicU32,
-    /// Requests that the device has handed back, modulo 2^32.
+    /// I/O that the device has ended, modulo 2^32.
     num_done: AtomicU32,
 }
 
@@ -67,6 +67,8 @@ struct State {
     /// For each seat, the eventfd that tells the device of the current session that there are requests.
     kicks: Vec<Arc<OwnedFd>>,
     is_taken: Vec<bool>,
+    /// The last generation in which I/O failed; 0 = none.
+    failed: u64,
     /// The broken rule that a channel found, with the generation.
     broken: Option<(u64, String)>,
 }
@@ -75,6 +77,9 @@ struct State {
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) generation: u64,
+    /// The last generation in which I/O failed; 0 = none. A channel that knows only an earlier generation must fail the I/O that it
+    /// has at the device, even if there is a session again.
+    pub(crate) failed: u64,
     pub(crate) phase: Phase,
     pub(crate) queue: Option<DriverQueue>,
     pub(crate) kick: Option<Arc<OwnedFd>>,
@@ -94,6 +99,7 @@ impl Link {
             queues: (0..num_queues).map(|_| None).collect(),
             kicks: Vec::new(),
             is_taken: vec![false; num_queues.into()],
+            failed: 0,
             broken: None,
         };
         let (generation, state) = (AtomicU64::new(1), Mutex::new(state));
@@ -126,7 +132,10 @@ impl Link {
     fn change(&self, phase: Phase, queues: Vec<Option<DriverQueue>>, kicks: Vec<Arc<OwnedFd>>) {
         let mut state = self.state();
         (state.phase, state.queues, state.kicks, state.broken) = (phase, queues, kicks, None);
-        self.generation.fetch_add(1, Ordering::Release);
+        let generation = self.generation.fetch_add(1, Ordering::Release) + 1;
+        if phase == Phase::Failing {
+            state.failed = generation;
+        }
         for seat in
             self.seats.iter().zip(&state.is_taken).filter_map(|(seat, taken)| taken.then_some(seat))
         {
@@ -175,7 +184,8 @@ impl Link {
         let mut state = self.state();
         let queue = state.queues.get_mut(seat).and_then(Option::take);
         let kick = state.kicks.get(seat).cloned();
-        Found { generation: self.generation(), phase: state.phase, queue, kick }
+        let (generation, failed, phase) = (self.generation(), state.failed, state.phase);
+        Found { generation, failed, phase, queue, kick }
     }
 
     /// Frees the seat of a channel, and returns the queue of its generation. `[reactor]`
@@ -274,5 +284,21 @@ mod tests {
         let mut count = [0; 8];
         assert_eq!(rustix::io::read(&link.seats()[0].call, &mut count).unwrap(), 8);
         assert!(rustix::io::read(&link.seats()[1].call, &mut count).is_err(), "nobody sits there");
+    }
+
+    #[test]
+    fn a_channel_that_slept_through_a_failure_still_learns_of_it_in_the_next_session() {
+        let link = Link::new(1).unwrap();
+        let seat = link.sit().unwrap();
+        link.up(Vec::new(), Vec::new());
+        let before = link.look(seat);
+        assert_eq!(before.failed, 0);
+        link.fail();
+        link.up(Vec::new(), Vec::new());
+        let now = link.look(seat);
+        assert_eq!(now.phase, Phase::Up);
+        assert!(now.failed > before.generation);
+        link.up(Vec::new(), Vec::new());
+        assert!(link.look(seat).failed < now.generation, "a later session fails nothing");
     }
 }

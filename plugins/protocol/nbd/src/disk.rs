@@ -217,8 +217,11 @@ fn bdev_goes(index: u32) {
     let stop = async move {
         tracing::warn!("{} stops, because its bdev is being removed", device(index));
         let stopped = async { registry()?.stop_disk(index).await }.await;
-        if let Err(error) = stopped {
-            tracing::debug!("{}: {error}", device(index));
+        // ENODEV: another call has stopped the disk.
+        if let Err(error) = stopped
+            && error.errno() != errno::ENODEV
+        {
+            tracing::warn!("{} has not stopped in order: {error}", device(index));
         }
     };
     match task::spawn("stop disk", stop) {

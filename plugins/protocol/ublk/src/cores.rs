@@ -1,6 +1,7 @@
 //! Core masks as operators write them: `0x3`, or `[0,2-3]`.
 
 use drivebay_sdk::{Error, Result, thread};
+use std::collections::BTreeSet;
 
 /// The cores with reactors that a mask names; all of them for the empty text.
 ///
@@ -29,7 +30,7 @@ fn parse(text: &str) -> Option<Vec<u32>> {
         let mask = u128::from_str_radix(digits, 16).ok()?;
         return Some((0..u128::BITS).filter(|core| mask >> core & 1 != 0).collect());
     };
-    let mut cores = Vec::new();
+    let mut cores = BTreeSet::new();
     for part in list.split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         let (first, last): (u32, u32) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
@@ -38,9 +39,7 @@ fn parse(text: &str) -> Option<Vec<u32>> {
         }
         cores.extend(first..=last);
     }
-    cores.sort_unstable();
-    cores.dedup();
-    Some(cores)
+    Some(cores.into_iter().collect())
 }
 
 #[cfg(test)]

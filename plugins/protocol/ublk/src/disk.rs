@@ -35,8 +35,8 @@ const BLOCK_MAX: u32 = 4096;
 const QUIESCE_LIMIT: Duration = Duration::from_secs(10);
 /// Pause between two looks at such a device.
 const QUIESCE_PAUSE: Duration = Duration::from_millis(100);
-/// Flags of devices whose servers do not use one buffer for each tag: zero copy, get data, user copy, zoned.
-const OTHER_SERVERS: u64 = 1 | 1 << 2 | 1 << 7 | 1 << 8;
+/// Flags of devices whose servers do not use one buffer for each tag: zero copy, get data, user copy, zoned, registered buffers.
+const OTHER_SERVERS: u64 = 1 | 1 << 2 | 1 << 7 | 1 << 8 | 1 << 11;
 
 /// A disk.
 #[derive(Debug)]
@@ -45,8 +45,10 @@ pub struct Disk {
     pub bdev: String,
     /// Number of queues.
     pub num_queues: u16,
-    /// Entries of each queue.
+    /// Entries of each queue; 0 = not known yet.
     pub depth: u16,
+    /// Whether the disk did not start, and the kernel has not removed its device. Stopping it tries again.
+    pub is_stuck: bool,
     /// The load of each queue on its thread.
     weights: Vec<Weight>,
 }
@@ -75,7 +77,7 @@ impl Target {
         let source = self.list(app, id, bdev, (num_queues, depth))?;
         let started = self.bring_up(&active, id, &source, (num_queues, depth)).await;
         if started.is_err() {
-            self.disks.borrow_mut().remove(&id);
+            self.forget(id);
         }
         started
     }
@@ -116,7 +118,8 @@ impl Target {
         self.or_take_down(active, id, running.await).await
     }
 
-    /// Serves a device again whose host was killed. The kernel's requests go on. `[app thread]`
+    /// Serves a device again whose host was killed. The kernel's requests go on. If this fails after the kernel has begun the
+    /// recovery, the device is removed and its requests fail. `[app thread]`
     ///
     /// # Errors
     /// `ENODEV` when there is no target, bdev or device, `EBUSY` when the number is in use or another process serves the device, `EINVAL`
@@ -127,7 +130,7 @@ impl Target {
         let source = self.list(app, id, bdev, (0, 0))?;
         let recovered = self.take_over(&active, id, &source).await;
         if recovered.is_err() {
-            self.disks.borrow_mut().remove(&id);
+            self.forget(id);
         }
         recovered
     }
@@ -166,6 +169,7 @@ impl Target {
             control(format!("continuing {}", path(id)), move |control| control.end_recovery(id))
                 .await
         };
+        // Linux cannot begin another recovery if a queue was not served in this one, so a device that failed is removed.
         self.or_take_down(active, id, running.await).await
     }
 
@@ -196,7 +200,8 @@ impl Target {
             _ => {}
         };
         let (desc, info) = open_export(app, bdev, true, on_event)?;
-        let disk = Disk { bdev: bdev.to_owned(), num_queues, depth, weights: Vec::new() };
+        let (bdev, weights) = (bdev.to_owned(), Vec::new());
+        let disk = Disk { bdev, num_queues, depth, is_stuck: false, weights };
         self.disks.borrow_mut().insert(id, disk);
         Ok(Arc::new(Source { desc, info }))
     }
@@ -229,37 +234,83 @@ impl Target {
         Ok(())
     }
 
-    /// Stops a disk. What the kernel has written is on the bdev afterwards. `[app thread]`
+    /// Stops a disk. What was written to it is on the bdev afterwards, except data that a mounted file system still caches.
+    /// `[app thread]`
     ///
     /// # Errors
-    /// `ENODEV` when there is no such disk, or the kernel's error.
+    /// `ENODEV` when there is no such disk, `ETIMEDOUT` when its I/O takes too long or a program has it open, or the kernel's error. A
+    /// disk that has not stopped stays listed, so the call can be repeated.
     pub async fn stop_disk(&self, id: u32) -> Result<()> {
         let _guard = self.locks.lock(&path(id), "stop").await;
-        if !self.disks.borrow().contains_key(&id) {
-            return Err(Error::no_such_device());
-        }
+        let is_stuck = self.disks.borrow().get(&id).map(|disk| disk.is_stuck);
+        let is_stuck = is_stuck.ok_or_else(Error::no_such_device)?;
         let active = self.active()?;
+        if !is_stuck {
+            write_back(id).await?;
+        }
         take_down(&active, id).await?;
         self.disks.borrow_mut().remove(&id);
         Ok(())
     }
 
-    /// Removes a device from the kernel when it could not be started.
+    /// Removes a disk that did not start from the list, unless it is stuck.
+    fn forget(&self, id: u32) {
+        self.disks.borrow_mut().retain(|&listed, disk| listed != id || disk.is_stuck);
+    }
+
+    /// Removes a device from the kernel when it could not be started. If that fails, the disk is stuck.
     async fn or_take_down(&self, active: &Active, id: u32, started: Result<()>) -> Result<()> {
         if started.is_err()
             && let Err(error) = take_down(active, id).await
         {
-            tracing::error!("{}: {error}", path(id));
+            tracing::error!("{error}; call ublk_stop_disk to try again");
+            if let Some(disk) = self.disks.borrow_mut().get_mut(&id) {
+                disk.is_stuck = true;
+            }
         }
         started
     }
 }
 
+/// Writes the data back that the kernel has cached for a disk. If a write fails, its data is lost, and the disk can stop.
+///
+/// # Errors
+/// `ETIMEDOUT`.
+async fn write_back(id: u32) -> Result<()> {
+    let doing = format!("writing cached data of {} back", path(id));
+    match control(doing, move |control| control.sync(id)).await {
+        Err(error) if error.errno() != errno::ETIMEDOUT => {
+            tracing::warn!("{error}; the disk stops without this data");
+            Ok(())
+        }
+        result => result,
+    }
+}
+
 /// Stops a device, waits until its queues have ended, and removes it.
 async fn take_down(active: &Active, id: u32) -> Result<()> {
-    control(format!("stopping {}", path(id)), move |control| control.stop(id)).await?;
+    let stopped = control(format!("stopping {}", path(id)), move |control| control.stop(id));
+    unless_gone(stopped.await)?;
     active.group.on_each(async move |queues: Rc<Queues>| queues.end(id).await).await?;
-    control(format!("removing {}", path(id)), move |control| control.delete(id)).await
+    let removed = control(format!("removing {}", path(id)), move |control| control.delete(id));
+    unless_gone(removed.await).map_err(|error| match error.errno() {
+        errno::ETIMEDOUT => {
+            let path = path(id);
+            let why = format!(
+                "{path} has stopped, but a program has it open: unmount or close it, then call ublk_stop_disk again"
+            );
+            Error::new(errno::ETIMEDOUT, why)
+        }
+        _ => error,
+    })
+}
+
+/// Ignores that the kernel has no such device: an earlier attempt, which took too long, has removed it after all.
+fn unless_gone(result: Result<()>) -> Result<()> {
+    match result {
+        Err(error) if error.errno() == errno::ENODEV => Ok(()),
+        result => result,
+    }
 }
 
 /// Begins the recovery of a device, as soon as its last server is gone.
@@ -325,8 +376,11 @@ fn bdev_goes(id: u32) {
     let stop = async move {
         tracing::warn!("{} stops: its bdev goes away", path(id));
         let stopped = async { get()?.stop_disk(id).await }.await;
-        if let Err(error) = stopped {
-            tracing::debug!("{}: {error}", path(id));
+        // ENODEV: another call has stopped the disk.
+        if let Err(error) = stopped
+            && error.errno() != errno::ENODEV
+        {
+            tracing::error!("{} has not stopped in order: {error}", path(id));
         }
     };
     match task::spawn("stop disk", stop) {

@@ -91,13 +91,14 @@ impl Queues {
             Ok(KernelBox(Box::new(Io { buf, tag, result: 0, flight: Rc::clone(&flight) })))
         };
         let ios = (0..info.depth).map(io).collect::<Result<Vec<_>>>()?;
+        let channel = source.desc.channel()?;
         let queue = Queue::open(Arc::clone(device), index, ios)?;
         let fd = queue.event_fd().as_raw_fd();
         let served = Rc::new(Served {
             name: format!("/dev/ublkb{} queue {index}", info.id),
             queue: RefCell::new(queue),
             flight,
-            channel: source.desc.channel()?,
+            channel,
             source: Arc::clone(source),
             has_warned: Cell::new(false),
             ended: Rc::clone(&self.ended),

@@ -177,7 +177,9 @@ pub fn write_config(config: &mut Config<'_>) {
         mask => json!({"cpumask": mask}),
     };
     config.call("ublk_create_target", &params);
-    for (id, disk) in &*target.disks.borrow() {
+    let disks = target.disks.borrow();
+    // A disk that is not started, or whose recovery has just begun, is not part of the configuration.
+    for (id, disk) in disks.iter().filter(|(_, disk)| !disk.is_stuck && disk.depth > 0) {
         let params = json!({
             "bdev_name": disk.bdev,
             "ublk_id": id,

@@ -8,7 +8,7 @@ use drivebay_sdk::runtime::lock::Locks;
 use drivebay_sdk::runtime::{Group, OnApp, worker};
 use drivebay_sdk::{Error, Result, errno, tracing};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::rc::Rc;
 
@@ -109,23 +109,28 @@ impl Target {
         Ok(())
     }
 
-    /// Stops all disks and removes the target.
+    /// Stops all disks and removes the target. If a disk cannot be stopped, the others stop nevertheless, and the target stays.
     ///
     /// # Errors
-    /// `ENOENT` when there is no target, or why a disk cannot be stopped.
+    /// `ENOENT` when there is no target, or why the first of these disks cannot be stopped.
     pub async fn destroy(&self) -> Result<()> {
         let _guard = self.locks.lock("target", "destroy").await;
         if self.active.borrow().is_none() {
             return Err(Error::new(errno::ENOENT, "there is no ublk target"));
         }
-        let ids: Vec<u32> = self.disks.borrow().keys().copied().collect();
-        for id in ids {
-            match self.stop_disk(id).await {
-                // The disk has gone meanwhile.
-                Err(error) if error.errno() == errno::ENODEV => {}
-                stopped => stopped?,
+        let (mut result, mut failed): (Result<()>, _) = (Ok(()), BTreeSet::<u32>::new());
+        loop {
+            // A disk may start while another one stops, so look again each time.
+            let next = self.disks.borrow().keys().find(|&id| !failed.contains(id)).copied();
+            let Some(id) = next else { break };
+            let stopped = self.stop_disk(id).await;
+            // A disk that is no longer listed has gone meanwhile.
+            if stopped.is_err() && self.disks.borrow().contains_key(&id) {
+                failed.insert(id);
+                result = result.and(stopped);
             }
         }
+        result?;
         let active = self.active.borrow_mut().take();
         if let Some(Active { group, .. }) = active.and_then(Rc::into_inner) {
             group.end().await;

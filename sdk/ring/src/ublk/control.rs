@@ -1,5 +1,8 @@
 //! The control device: makes, starts, stops and removes devices. The calls block, so they run on a worker.
-#![expect(unsafe_code, reason = "the kernel reads and writes the payload of a command")]
+#![expect(
+    unsafe_code,
+    reason = "submits commands to the kernel, which reads and writes their payload"
+)]
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -20,6 +23,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 pub struct Control {
     device: File,
     ring: IoUring<squeue::Entry128>,
+    /// Number of the last command. An earlier command may have taken too long. Its event must not count as the end of this one.
+    last: u64,
 }
 
 impl std::fmt::Debug for Control {
@@ -37,7 +42,7 @@ impl Control {
     pub fn open() -> io::Result<Self> {
         let device = OpenOptions::new().read(true).write(true).open(CONTROL)?;
         let ring = IoUring::<squeue::Entry128>::builder().build(2)?;
-        Ok(Self { device, ring })
+        Ok(Self { device, ring, last: 0 })
     }
 
     /// The features of the driver: flags of [`feature`](super::feature).
@@ -94,7 +99,23 @@ impl Control {
         self.call(control::START, id, None, std::process::id().into()).map(drop)
     }
 
-    /// Stops the disk: waits for its I/O and removes `/dev/ublkbN`. The queues end.
+    /// Writes the cached data of a disk back. Does nothing when there is no `/dev/ublkbN`. Call it before [`stop`](Self::stop), because
+    /// the kernel fails all writes from then on.
+    ///
+    /// # Errors
+    /// `ETIMEDOUT`, or the error of a write.
+    pub fn sync(&mut self, id: u32) -> io::Result<()> {
+        let disk = match File::open(format!("/dev/ublkb{id}")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            opened => opened?,
+        };
+        let entry = opcode::Fsync::new(Fd(disk.as_raw_fd())).build();
+        // SAFETY: the command refers to no memory.
+        let result = unsafe { self.execute(entry.into()) }?;
+        if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) }
+    }
+
+    /// Stops the disk: waits for its I/O and removes `/dev/ublkbN`. Later writes of cached data fail. The queues end.
     ///
     /// # Errors
     /// The kernel's error.
@@ -141,22 +162,35 @@ impl Control {
         let command = control_command(id, addr, u16::try_from(len).unwrap_or(u16::MAX), data);
         let fd = Fd(self.device.as_raw_fd());
         let entry = opcode::UringCmd80::new(fd, number).cmd(command).build();
-        let mut submission = self.ring.submission();
-        // SAFETY: the command refers to `shared` only, which is not freed before the command ends.
-        let pushed = unsafe { submission.push(&entry) };
-        drop(submission);
-        pushed.map_err(|_full| io::Error::from_raw_os_error(libc::EBUSY))?;
-        let result = self.wait()?; // on an error, `shared` is leaked
+        // SAFETY: the command refers to `shared` only. It is freed after the command has ended, or leaked when this call fails.
+        let result = unsafe { self.execute(entry) }?;
         let bytes = *ManuallyDrop::into_inner(shared);
         if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(bytes) }
     }
 
-    /// Submits, and waits for the result of the only command in flight.
+    /// Submits a command and waits for its result. When this fails, the kernel may still execute the command.
+    ///
+    /// # Safety
+    /// The memory that the command refers to stays valid until the command has ended, also if this call fails.
+    unsafe fn execute(&mut self, entry: squeue::Entry128) -> io::Result<i32> {
+        self.last += 1;
+        let entry = entry.user_data(self.last);
+        let mut submission = self.ring.submission();
+        // SAFETY: the caller's promise.
+        let pushed = unsafe { submission.push(&entry) };
+        drop(submission);
+        pushed.map_err(|_full| io::Error::from_raw_os_error(libc::EBUSY))?;
+        self.wait()
+    }
+
+    /// Submits, and waits for the result of the last command.
     fn wait(&mut self) -> io::Result<i32> {
         let end = Instant::now() + LIMIT;
         loop {
-            if let Some(event) = self.ring.completion().next() {
-                return Ok(event.result());
+            for event in self.ring.completion() {
+                if event.user_data() == self.last {
+                    return Ok(event.result());
+                }
             }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {

@@ -43,6 +43,8 @@ pub struct Queue<B: KernelBuffer> {
     at_kernel: Box<[Option<B>]>,
     /// Tags that the kernel has given up: the device goes away.
     num_gone: usize,
+    /// Whether the kernel may have commands. Before the first flush it has none, and no buffer either.
+    was_flushed: bool,
     _of_its_thread: PhantomData<*const ()>,
 }
 
@@ -72,8 +74,16 @@ impl<B: KernelBuffer> Queue<B> {
         let uring = Uring::new(depth.into())?;
         let at_kernel = (0..depth).map(|_| None).collect();
         let _of_its_thread = PhantomData;
-        let mut queue =
-            Self { uring, descriptors, device, index, at_kernel, num_gone: 0, _of_its_thread };
+        let mut queue = Self {
+            uring,
+            descriptors,
+            device,
+            index,
+            at_kernel,
+            num_gone: 0,
+            was_flushed: false,
+            _of_its_thread,
+        };
         for (tag, buffer) in (0..depth).zip(buffers) {
             queue.push(tag, FETCH, 0, buffer)?;
         }
@@ -120,8 +130,8 @@ impl<B: KernelBuffer> Queue<B> {
         let addr = memory.ptr.expose_provenance() as u64;
         let command = io_command(self.index, tag, result, addr);
         let entry = UringCmd16::new(Fd(self.device.raw()), number).cmd(command).build();
-        // SAFETY: the command refers to the buffer, at least as long as the kernel's longest data. `at_kernel` keeps it until the
-        // event of the command, and `drop` leaks it if that has not come.
+        // SAFETY: the command refers to the buffer, which is at least as long as the kernel's longest data. `at_kernel` keeps it until
+        // the event of the command, and `drop` leaks it if that has not come, unless the kernel never got a command.
         unsafe { self.uring.push_entry(entry.user_data(tag.into())) }.map_err(io::Error::from)
     }
 
@@ -135,6 +145,7 @@ impl<B: KernelBuffer> Queue<B> {
     /// # Errors
     /// The kernel's error.
     pub fn flush(&mut self) -> io::Result<()> {
+        self.was_flushed = true;
         self.uring.flush()
     }
 
@@ -153,7 +164,7 @@ impl<B: KernelBuffer> Queue<B> {
     /// # Errors
     /// As [`flush`](Self::flush).
     pub fn arm(&mut self) -> io::Result<Armed> {
-        self.uring.flush()?;
+        self.flush()?;
         self.uring.arm();
         let is_waiting = self.has_unflushed() || self.uring.has_events();
         Ok(if is_waiting { Armed::WorkWaiting } else { Armed::MaySleep })
@@ -167,7 +178,11 @@ impl<B: KernelBuffer> Queue<B> {
 
 impl<B: KernelBuffer> Drop for Queue<B> {
     fn drop(&mut self) {
-        // The kernel has the tags of these buffers. It may write to a buffer until the thread ends, so leak them.
+        if !self.was_flushed {
+            return;
+        }
+        // The kernel has the tags of these buffers. It gives them up some time after the ring is closed, and nothing reports when. It
+        // may write to a buffer until then, so leak them.
         for buffer in mem::take(&mut self.at_kernel).into_iter().flatten() {
             let _leaked = ManuallyDrop::new(buffer);
         }

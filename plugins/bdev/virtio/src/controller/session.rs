@@ -86,6 +86,8 @@ impl Controller {
 
     /// Waits until the session ends. Meanwhile follows the changes of its disks.
     pub(super) async fn watch(&self, mut session: Session) -> End {
+        // One future for the whole session, so that news from the device does not restart the time limit.
+        let mut stalled = Box::pin(self.stalled());
         loop {
             let Session { socket, channel, admin } = &mut session;
             let admin = admin.as_ref();
@@ -96,46 +98,47 @@ impl Controller {
                 self.link.broken.until(|| self.link.why_broken().is_some()).await;
             };
             let detached = self.changed.until(|| self.is_detached());
-            let ours = task::select(task::select(broken, self.stalled()), detached);
-            let first = task::select(task::select(changed, lost), ours).await;
+            let ours = task::select(task::select(broken, &mut stalled), detached);
+            // The ends come first, so that many changes do not delay them.
+            let first = task::select(task::select(lost, ours), changed).await;
             match first {
-                Either::Left(Either::Left(Either::Left(Ok(())))) => {
+                Either::Right(Either::Left(Ok(()))) => {
                     if let Err(end) = self.take_over_size(socket).await {
                         return end;
                     }
                 }
-                Either::Left(Either::Left(Either::Left(Err(error)))) => {
+                Either::Right(Either::Left(Err(error))) => {
                     let name = &self.params.name;
                     info!("{name}: the back end reports no more changes: {}", error.message());
                     session.channel = None;
                 }
-                Either::Left(Either::Left(Either::Right(News::Event(event)))) => {
+                Either::Right(Either::Right(News::Event(event))) => {
                     if let Some(admin) = admin {
                         self.handle(admin, event).await;
                     }
                 }
-                Either::Left(Either::Left(Either::Right(News::Broken(rule)))) => {
+                Either::Right(Either::Right(News::Broken(rule))) => {
                     return End::Broken(format!("broke a rule: {rule}"));
                 }
-                Either::Left(Either::Right(Err(error))) => {
+                Either::Left(Either::Left(Err(error))) => {
                     let why = error.message().to_owned();
                     return match is_closed(&error) {
                         true => End::Lost(why),
                         false => End::Broken(format!("failed: {why}")),
                     };
                 }
-                Either::Left(Either::Right(Ok(()))) => {
+                Either::Left(Either::Left(Ok(()))) => {
                     return End::Broken("sent a message that nobody asked for".to_owned());
                 }
-                Either::Right(Either::Left(Either::Left(()))) => {
+                Either::Left(Either::Right(Either::Left(Either::Left(())))) => {
                     let rule = self.link.why_broken().unwrap_or_default();
                     return End::Broken(format!("broke a rule: {rule}"));
                 }
-                Either::Right(Either::Left(Either::Right(limit))) => {
+                Either::Left(Either::Right(Either::Left(Either::Right(limit)))) => {
                     let sec = limit.as_secs();
                     return End::Broken(format!("has completed no I/O of a queue for {sec} s"));
                 }
-                Either::Right(Either::Right(())) => return End::Detached,
+                Either::Left(Either::Right(Either::Right(()))) => return End::Detached,
             }
         }
     }

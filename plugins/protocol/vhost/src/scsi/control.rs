@@ -1,5 +1,5 @@
 //! The control queue: task management. A target cannot abort an I/O at the bdev, so the answer waits until that I/O has ended, but
-//! not for ever: after a time limit the function fails, and the driver can try a stronger one.
+//! not forever: after a time limit the function fails, and the driver can try a stronger one.
 
 use super::service::Service;
 use crate::device::{Taken, finish};
@@ -91,8 +91,8 @@ impl Service {
         managements.iter().map(|one| one.deadline_ns).min().unwrap_or(u64::MAX)
     }
 
-    /// Answers the functions whose commands ended in the last round, or whose time is over. Returns whether there was one. The round has handed back
-    /// these commands since then, and the driver must see their end before the answer.
+    /// Answers the functions whose commands ended in the last round, or whose time is over. Returns whether there was one. The round
+    /// has handed back the ended commands since then, because the driver must see their end before the answer.
     pub(super) fn settle_managements(&self) -> bool {
         let mut managements = self.managements.borrow_mut();
         if managements.is_empty() {
