@@ -1,5 +1,6 @@
 """The steps of a vendor and an operator with a plugin: build it by `cc` or cargo, load it, run I/O on it."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ SDK_C = f"{ROOT}/sdk/c"
 EXAMPLES = f"{SDK_C}/examples"
 TARGET = os.path.join(os.path.dirname(os.path.dirname(os.environ.get("DRIVEBAY_BIN", f"{ROOT}/target/debug/drivebay"))),
                       "vendor")
+SDK = f"{TARGET}/sdk"
 STRICT = ("-std=c11", "-Wall", "-Wextra", "-Werror")
 
 
@@ -53,28 +55,37 @@ def verify_over_tcp(port, nqn, size):
 def sdk():
     """The SDK as it is packaged for others, unpacked. It is made once in a run, and reused as long as it is
     unchanged."""
-    made, packages = f"{TARGET}/sdk", f"{TARGET}/build/package"
     if not sdk.is_made:
-        shutil.rmtree(packages, ignore_errors=True)
-        crates = ("drivebay-plugin-api", "drivebay-spec-errno", "drivebay-spec-jsonrpc", "drivebay-sdk")
-        run("cargo", "package", "--quiet", "--no-verify", "--allow-dirty", "--offline", "--exclude-lockfile",
-            *(f"--package={crate}" for crate in crates), cwd=ROOT, env=cargo_env())
-        files = sorted(f"{packages}/{name}" for name in os.listdir(packages) if name.endswith(".crate"))
-        digest = run("sha256sum", *files)
-        if not os.path.exists(f"{made}/digest") or open(f"{made}/digest").read() != digest:
-            shutil.rmtree(made, ignore_errors=True)
-            os.makedirs(made)
-            for crate in files:
-                # Files in a package have one fixed time. cargo decides by the time whether to build
-                # again.
-                run("tar", "--touch", "-xf", crate, "-C", made)
-            with open(f"{made}/digest", "w") as f:
-                f.write(digest)
+        os.makedirs(TARGET, exist_ok=True)
+        # Several tests run at once, each in a process of its own.
+        with open(f"{TARGET}/sdk.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            unpack_sdk()
         sdk.is_made = True
-    return made
+    return SDK
 
 
 sdk.is_made = False
+
+
+def unpack_sdk():
+    packages = f"{TARGET}/build/package"
+    shutil.rmtree(packages, ignore_errors=True)
+    crates = ("drivebay-plugin-api", "drivebay-spec-errno", "drivebay-spec-jsonrpc", "drivebay-sdk")
+    run("cargo", "package", "--quiet", "--no-verify", "--allow-dirty", "--offline", "--exclude-lockfile",
+        *(f"--package={crate}" for crate in crates), cwd=ROOT, env=cargo_env())
+    files = sorted(f"{packages}/{name}" for name in os.listdir(packages) if name.endswith(".crate"))
+    digest = run("sha256sum", *files)
+    if os.path.exists(f"{SDK}/digest") and open(f"{SDK}/digest").read() == digest:
+        return
+    shutil.rmtree(SDK, ignore_errors=True)
+    os.makedirs(SDK)
+    for crate in files:
+        # Files in a package have one fixed time. cargo decides by the time whether to build
+        # again.
+        run("tar", "--touch", "-xf", crate, "-C", SDK)
+    with open(f"{SDK}/digest", "w") as f:
+        f.write(digest)
 
 
 def cargo_env():
