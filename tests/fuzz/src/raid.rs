@@ -1,9 +1,15 @@
-//! The superblock on the members of a RAID array.
+//! The superblock and the row log on the members of a RAID array.
 
-use drivebay_spec_raid::{Layout, Superblock, seal};
+use drivebay_spec_raid::{Layout, LogEntry, Superblock, seal};
 
-/// A superblock, to which this adds a valid CRC. A layout made from it never has blocks outside of the members.
+/// A superblock, to which this adds a valid CRC. A layout made from it never has blocks outside of the members. Headers of log entries
+/// that can be read can be written again.
 pub(crate) fn superblock(data: &[u8]) {
+    if let Some(entry) = LogEntry::parse(data) {
+        let mut again = [0; 128];
+        entry.write(&mut again, &[]);
+        assert_eq!(LogEntry::parse(&again), Some(entry));
+    }
     let mut bytes = data.to_vec();
     seal(&mut bytes);
     let Ok(read) = Superblock::parse(&bytes) else { return };

@@ -57,7 +57,7 @@ const PARTS: &[Part] = &[
         what: "60 kills of a host with thin volumes, snapshots and clones under verified load",
         command: lvol,
     },
-    Part { name: "raid", what: "50,000 power cuts of arrays of all levels", command: raid },
+    Part { name: "raid", what: "65,000 power cuts of arrays of all levels", command: raid },
     Part {
         name: "power",
         what: "150 files fsynced over NVMe/TCP, checked at 100 cut points",

@@ -15,7 +15,9 @@ use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::lock::Lock;
 use drivebay_sdk::runtime::task::oneshot;
 use drivebay_sdk::serde_json::{Map, Value, json};
-use drivebay_spec_raid::{DATA_OFFSET_MIN, Intent, Layout, Level, MemberState, Superblock};
+use drivebay_spec_raid::{
+    DATA_OFFSET_MIN, Intent, Layout, Level, LogArea, MemberState, Superblock,
+};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -219,7 +221,7 @@ impl Array {
         }
         if self.level.parities() > 0 && info.raw().md_size != 0 && info.raw().md_interleave == 0 {
             let message =
-                format!("bdev {name} has separate metadata, which raid5f does not support");
+                format!("bdev {name} has separate metadata, which {} does not support", self.level);
             return Err(Error::new(errno::EINVAL, message));
         }
         let slots = self.slots.borrow();
@@ -230,9 +232,16 @@ impl Array {
             return Err(Error::new(errno::EINVAL, message));
         }
         let data_offset = match slot.data_offset {
-            0 if self.has_superblock => data_offset(&member),
+            0 if self.has_superblock => self.data_offset(&member),
             known => known,
         };
+        if let Some(log) = self.log_area(&member)
+            && data_offset.saturating_mul(member.data_block_size().into()) < log.end()
+        {
+            let message =
+                format!("data at block {data_offset} of bdev {name} would overlap the row log");
+            return Err(Error::new(errno::EINVAL, message));
+        }
         let end = data_offset.saturating_add(slot.data_size.max(1));
         if end > info.num_blocks() {
             let message =
@@ -244,6 +253,22 @@ impl Array {
             known => known,
         };
         Ok(Candidate { member: Rc::new(member), data_offset, data_size })
+    }
+
+    /// First data block of a new member: behind superblock and log, at a multiple of the bdev's optimal boundary.
+    fn data_offset(&self, member: &Member) -> u64 {
+        let first = self.log_area(member).map_or(DATA_OFFSET_MIN, |log| log.end());
+        let first = first.div_ceil(member.data_block_size().max(1).into());
+        match u64::from(member.info.raw().optimal_boundary) {
+            0 => first,
+            boundary => first.next_multiple_of(boundary),
+        }
+    }
+
+    /// Where the row log lies on the members, if the level has one. `member` has the block size.
+    pub(crate) fn log_area(&self, member: &Member) -> Option<LogArea> {
+        let strip_len = u64::from(self.strip_size_kb) * 1024;
+        self.level.has_log().then(|| LogArea::new(strip_len, member.data_block_size()))
     }
 
     /// Puts a member into a slot. `[app thread]`
@@ -397,14 +422,6 @@ pub(crate) fn next(superblock: &Superblock) -> Superblock {
 
 /// The properties of a member that channels need.
 pub(crate) fn view_of(member: &Member, offset: u64, is_readable: bool) -> View {
-    View { serial: member.serial, desc: Arc::clone(&member.desc), offset, is_readable }
-}
-
-/// First data block of a new member: after the superblock, at a multiple of the bdev's optimal boundary.
-fn data_offset(member: &Member) -> u64 {
-    let first = DATA_OFFSET_MIN.div_ceil(member.data_block_size().max(1).into());
-    match u64::from(member.info.raw().optimal_boundary) {
-        0 => first,
-        boundary => first.next_multiple_of(boundary),
-    }
+    let is_cached = member.info.has_write_cache();
+    View { serial: member.serial, desc: Arc::clone(&member.desc), offset, is_readable, is_cached }
 }

@@ -120,6 +120,10 @@ impl NewArray {
             }
             (true, _) => {}
         }
+        if self.level.has_log() && !self.has_superblock {
+            let allowed = format!("true for {}, which has a log beside the superblock", self.level);
+            return Err(Error::invalid("superblock", "false", allowed));
+        }
         let (given, least) = (self.base_bdevs.len(), self.level.members_min());
         if !(usize::from(least)..=MEMBERS_MAX).contains(&given) {
             let allowed = format!("{least} to {MEMBERS_MAX} for {}", self.level);

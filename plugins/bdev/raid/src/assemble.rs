@@ -12,7 +12,7 @@ use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::io::BlockIo;
 use drivebay_sdk::runtime::lock::Lock;
 use drivebay_sdk::runtime::{OnApp, task};
-use drivebay_spec_raid::{Level, Member, MemberState, Superblock};
+use drivebay_spec_raid::{Member, MemberState, Superblock};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -65,11 +65,6 @@ async fn find(app: &App, name: &str) -> Result<Option<(Superblock, Info)>> {
     }
     if superblock.uuid == [0; 16] {
         return Err(Error::new(errno::EINVAL, "its superblock has no UUID"));
-    }
-    if superblock.level == Level::Raid6 {
-        let message =
-            format!("it belongs to a {} array, which this version cannot start", superblock.level);
-        return Err(Error::new(errno::EOPNOTSUPP, message));
     }
     Ok(Some((superblock, info)))
 }

@@ -31,6 +31,8 @@ pub(crate) struct Base {
     pub(crate) serial: u64,
     pub(crate) offset: u64,
     pub(crate) is_readable: bool,
+    /// Whether the member has a write cache.
+    pub(crate) is_cached: bool,
 }
 
 impl Base {
@@ -41,6 +43,7 @@ impl Base {
             serial: view.serial,
             offset: view.offset,
             is_readable: view.is_readable,
+            is_cached: view.is_cached,
         })
     }
 }
@@ -73,6 +76,11 @@ impl Bases {
     /// Whether the current members hold all data, without that of the slot `but`.
     pub(crate) fn hold_all(&self, but: Option<u8>) -> bool {
         self.layout.survives(|slot| Some(slot) == but || self.readable(slot).is_none())
+    }
+
+    /// Whether all members are there and current.
+    pub(crate) fn are_whole(&self) -> bool {
+        (0..self.layout.members()).all(|slot| self.readable(slot).is_some())
     }
 
     /// How many blocks are being read from a slot.

@@ -8,11 +8,11 @@ use drivebay_sdk::buf::Buf;
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::task::{self, oneshot};
 use drivebay_sdk::thread;
-use drivebay_spec_raid::{Layout, Place, xor_into};
+use drivebay_spec_raid::{Layout, Place, RowRole, fill_parity, recover};
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Runs `operation` while no I/O to `blocks` is in flight.
+/// Runs `operation` while no I/O to `blocks` is in flight. With parity, no I/O to their rows is in flight.
 ///
 /// # Errors
 /// The errors of `operation`; `ENODEV` when the array is not on the bus.
@@ -23,6 +23,8 @@ pub(crate) async fn with_held<T>(
     operation: impl AsyncFnOnce() -> Result<T>,
 ) -> Result<T> {
     let bdev = array.on_bus()?;
+    let rows = layout(array)?.whole_rows(blocks.lba, blocks.nblocks);
+    let blocks = Range::new(rows.start, rows.end - rows.start);
     let (done, quiet) = oneshot::channel();
     bdev.quiesce_blocks(app, blocks, move |_, status| drop(done.send(status)))?;
     let quiet = quiet.await.map_err(|_| Error::new(errno::ECANCELED, "the bus is stopping"))?;
@@ -124,22 +126,25 @@ pub(crate) async fn strip_to_member(
     blocks: Range,
 ) -> Result<()> {
     for row in rows(layout, blocks) {
-        let buf = sum_of_others(array, layout, row, target).await?;
+        let buf = strip_of(array, layout, row, target).await?;
         let to = Place { member: target, lba: row * layout.strip_blocks() };
         write_one(array, to, layout.strip_blocks(), buf).await?;
     }
     Ok(())
 }
 
-/// Makes parity and data of rows agree. The data wins, but a strip that cannot be read is computed from the others.
+/// Makes parity and data of rows agree. The data wins, but strips that cannot be read are computed from the others.
 async fn make_rows_agree(array: &Array, layout: &Layout, blocks: Range) -> Result<()> {
-    let unreadable = (0..layout.members()).find(|slot| source(array, *slot).is_none());
-    for row in rows(layout, blocks) {
-        let target = unreadable.unwrap_or_else(|| layout.row(row).p());
-        // Without a member in that slot, the row has no parity that could be wrong.
-        if member_of(array, target).is_some() {
-            let blocks = Range::new(row * layout.row_blocks(), 1);
-            strip_to_member(array, layout, target, blocks).await?;
+    let unreadable = |slot: &u8| source(array, *slot).is_none();
+    for number in rows(layout, blocks) {
+        let row = layout.row(number);
+        let lost: Vec<u8> =
+            (0..row.data_strips()).map(|data| row.data(data)).filter(unreadable).collect();
+        let wrong = if lost.is_empty() { row.parities().collect() } else { lost };
+        // What a missing member should hold cannot be wrong.
+        for slot in wrong.into_iter().filter(|slot| member_of(array, *slot).is_some()) {
+            let blocks = Range::new(number * layout.row_blocks(), 1);
+            strip_to_member(array, layout, slot, blocks).await?;
         }
     }
     Ok(())
@@ -151,22 +156,52 @@ pub(crate) fn rows(layout: &Layout, blocks: Range) -> std::ops::RangeInclusive<u
     layout.row_of(blocks.lba).0..=layout.row_of(last).0
 }
 
-/// The XOR of all strips of a row but one.
-async fn sum_of_others(array: &Array, layout: &Layout, row: u64, but: u8) -> Result<Buf> {
-    let at = row * layout.strip_blocks();
-    let others = (0..layout.members()).filter(|slot| *slot != but);
-    let reads = others.map(async |slot| {
-        let (source, offset) = source(array, slot).ok_or_else(gone)?;
-        source.read(Range::new(offset + at, layout.strip_blocks())).await
-    });
-    let mut sum: Option<Buf> = None;
-    for strip in task::join_all(reads).await {
-        match &mut sum {
-            None => sum = Some(strip?),
-            Some(sum) => xor_into(sum, &strip?),
-        }
+/// What a member's strip of a row should hold, from the other strips. Parity comes from the data.
+async fn strip_of(array: &Array, layout: &Layout, number: u64, slot: u8) -> Result<Buf> {
+    let row = layout.row(number);
+    let mut lost: Vec<u8> = (0..layout.members()).filter(|s| source(array, *s).is_none()).collect();
+    if !lost.contains(&slot) {
+        lost.push(slot);
     }
-    sum.ok_or_else(gone)
+    loop {
+        let mut strips: Vec<Option<Buf>> = (0..layout.members()).map(|_| None).collect();
+        let missing = (0..row.data_strips()).filter(|data| lost.contains(&row.data(*data))).count();
+        let data = (0..row.data_strips()).map(|data| row.data(data));
+        let parities = row.parities().filter(|slot| !lost.contains(slot)).take(missing);
+        let wanted: Vec<u8> = data.filter(|slot| !lost.contains(slot)).chain(parities).collect();
+        let reads = wanted.iter().map(async |slot| {
+            let (source, offset) = source(array, *slot).ok_or_else(gone)?;
+            let at = offset + number * layout.strip_blocks();
+            source.read(Range::new(at, layout.strip_blocks())).await
+        });
+        let mut failed = None;
+        for (slot, read) in wanted.iter().zip(task::join_all(reads).await) {
+            match (read, strips.get_mut(usize::from(*slot))) {
+                (Ok(strip), Some(place)) => *place = Some(strip),
+                (Err(error), _) => failed = Some((*slot, error)),
+                (Ok(_), None) => {}
+            }
+        }
+        if let Some((slot, error)) = failed {
+            // raid6 may do without one more strip.
+            lost.push(slot);
+            if lost.len() > usize::from(layout.level().parities()) {
+                return Err(error);
+            }
+            continue;
+        }
+        if !recover(row, &mut strips) {
+            let message = format!("too many strips of row {number} are missing");
+            return Err(Error::new(errno::EIO, message));
+        }
+        let role = row.role(slot);
+        if let (RowRole::Data(_), Some(strip)) = (role, strips.get_mut(usize::from(slot))) {
+            return strip.take().ok_or_else(gone);
+        }
+        let (member, _) = member_of(array, slot).ok_or_else(gone)?;
+        let mut parity = member.io.buffer(layout.strip_blocks())?;
+        return if fill_parity(row, role, &strips, &mut parity) { Ok(parity) } else { Err(gone()) };
+    }
 }
 
 /// Reads a run from the first of these places that can be read.

@@ -11,7 +11,7 @@ use drivebay_sdk::App;
 use drivebay_sdk::bdev::{self, open};
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::task;
-use drivebay_spec_raid::{Layout, Level, MEMBERS_MAX, Superblock};
+use drivebay_spec_raid::{Intent, Layout, Level, MEMBERS_MAX, Superblock};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -48,7 +48,7 @@ async fn to_members(app: &App, array: &Rc<Array>) -> Result<()> {
     let Some((_, first)) = array.members().first().cloned() else { return Ok(()) };
     if let Some(larger) = larger(array)? {
         check_regions(array, &larger, u64::from(first.data_block_size()))?;
-        record(array, &larger).await?;
+        record(array, array.layout(&first)?.num_blocks(), &larger).await?;
     }
     announce(app, array, array.layout(&first)?).await
 }
@@ -119,26 +119,42 @@ fn check_regions(array: &Array, larger: &Layout, block_size: u64) -> Result<()> 
 /// # Errors
 /// `EIO` when the array needs a member that cannot be written. Its slots and its superblock keep their sizes, so that the next attempt
 /// records the new size again.
-async fn record(array: &Array, larger: &Layout) -> Result<()> {
+async fn record(array: &Array, old_end: u64, larger: &Layout) -> Result<()> {
     let members = array.members();
     let before = array.superblock.borrow().clone();
     let Some(before) = before else {
         set_size(array, larger);
         return Ok(());
     };
+    let shared = array.shared.borrow().clone();
+    // Modifying a parity needs one that is right, so the array computes those of the new rows.
+    let has_log = larger.level().has_log();
+    let marks = shared.as_ref().and_then(|shared| shared.marks.as_ref()).filter(|_| has_log);
+    let unsynced = marks.map(|marks| {
+        let blocks = Range::new(old_end, larger.num_blocks() - old_end);
+        (marks, blocks, marks.may_compute_all())
+    });
     let mut update = array::next(&before);
     let sequence = update.sequence;
     set_superblock_size(&mut update, larger);
-    let failed = members::write_superblock(array, &members, update, |_| {}).await;
+    let note = |intent: &mut Intent| {
+        if let Some((marks, blocks, is_no_evidence)) = unsynced {
+            intent.was_used_by_another = is_no_evidence;
+            marks.regions(blocks).for_each(|region| _ = intent.regions.insert(region));
+        }
+    };
+    let failed = members::write_superblock(array, &members, update, note).await;
+    if let Some((marks, blocks, is_no_evidence)) = unsynced {
+        marks.set_unsynced(blocks, is_no_evidence);
+    }
     if !failed.is_empty() {
-        let shared = array.shared.borrow().clone();
-        let Some(shared) = shared.filter(|_| array.survives_without(&failed)) else {
+        let Some(shared) = shared.as_ref().filter(|_| array.survives_without(&failed)) else {
             // Some members may have the new size on record, so the next record needs a higher sequence number.
             array.superblock.replace(Some(Superblock { sequence, ..before }));
             let message = format!("the superblock cannot be written to slots {failed:?}");
             return Err(Error::new(errno::EIO, message));
         };
-        intent::report_failures(&shared, &members, &failed);
+        intent::report_failures(shared, &members, &failed);
     }
     set_size(array, larger);
     Ok(())

@@ -28,15 +28,27 @@ const REGION_LEN_MIN: u64 = 1 << 20;
 /// How often the array clears the marks of regions that no client wrote meanwhile.
 const CLEAR_EVERY: Duration = Duration::from_secs(5);
 
+/// What a start knows of an array's past.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Past {
+    /// Sequence number of the superblock before the start; `None` for a new array.
+    pub(crate) found: Option<u64>,
+    /// Whether a row log shows that no write was interrupted, or has completed those that were.
+    pub(crate) rows_agree: bool,
+    /// The array computes the parity of the blocks from this one on, because nobody has done so.
+    pub(crate) unsynced_from: Option<u64>,
+}
+
 /// Reads the record of an array that starts from its current members, and writes it again. The members have the new
-/// superblock already; `found` is the sequence number of the superblock before it. Returns the marks for the channels,
-/// and the slots of members that fail to write the record. The array starts nevertheless.
+/// superblock already. Returns the marks for the channels, and the slots of members that fail to write the record. The array
+/// starts nevertheless.
 pub(crate) async fn start(
     array: &Array,
     members: &Slots,
     layout: &Layout,
-    found: Option<u64>,
+    past: Past,
 ) -> Option<(Marks, Vec<u8>)> {
+    let found = past.found;
     let (_, first) = members.first()?;
     if !array.has_superblock || layout.level().may_lose(layout.members()) == 0 {
         return None;
@@ -84,8 +96,9 @@ pub(crate) async fn start(
     let ended_in_order = intent.has_ended_in_order;
     // After a crash, nobody knows which regions clients wrote since another program used the array. So from now on, the marks are
     // evidence of interrupted writes.
-    intent.was_used_by_another &= ended_in_order;
-    let mut torn = if ended_in_order { Regions::default() } else { intent.regions.clone() };
+    intent.was_used_by_another &= ended_in_order || past.rows_agree;
+    let agree = ended_in_order || past.rows_agree && !intent.was_used_by_another;
+    let mut torn = if agree { Regions::default() } else { intent.regions.clone() };
     if is_of_another && has_copies(layout, members) {
         info!(
             "array {}: another program has used it and does not record a clean stop, so all copies will be made equal",
@@ -94,7 +107,17 @@ pub(crate) async fn start(
         let last = layout.num_blocks().saturating_sub(1) >> region_shift;
         (0..=last).for_each(|region| _ = intent.regions.insert(region));
         torn = intent.regions.clone();
-        intent.was_used_by_another = true;
+        intent.was_used_by_another = past.rows_agree || !layout.level().has_log();
+    }
+    if let Some(first) = past.unsynced_from {
+        let num_blocks = layout.num_blocks();
+        let unsynced =
+            regions_of(Range::new(first, num_blocks - first.min(num_blocks)), region_shift);
+        intent.was_used_by_another = past.rows_agree || torn.is_empty();
+        for region in unsynced {
+            intent.regions.insert(region);
+            torn.insert(region);
+        }
     }
     intent.was_used_by_another &= !torn.is_empty();
     let marks = Marks::new(&intent, &torn);
@@ -106,6 +129,12 @@ pub(crate) async fn start(
         failed = update(array, members, |_| {}).await.0;
     }
     Some((marks, failed))
+}
+
+/// The regions of blocks.
+pub(crate) fn regions_of(blocks: Range, region_shift: u8) -> std::ops::RangeInclusive<u64> {
+    let last = blocks.lba + blocks.nblocks.saturating_sub(1);
+    blocks.lba >> region_shift..=last >> region_shift
 }
 
 /// log2 of the blocks of a region of an array.

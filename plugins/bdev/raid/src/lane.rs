@@ -4,6 +4,7 @@ use crate::bases::{Base, Bases};
 use crate::marks;
 use crate::members;
 use crate::repair::{self, Fault};
+use crate::row_io::{RowId, RowIo};
 use crate::shared::{Shared, Views};
 use crate::strips::{Strips, SumId};
 use drivebay_sdk::bdev::IoId;
@@ -35,6 +36,12 @@ pub(crate) struct Lane {
     pub(crate) strips: Option<Strips>,
     /// I/O that failed on a member. It waits here until the app thread has recorded the failure.
     held: RefCell<IoQueue>,
+    /// I/O that has locked rows, by number.
+    pub(crate) row_ios: RefCell<Vec<RowIo>>,
+    /// As `held`, for I/O that has locked a row and may have changed it.
+    pub(crate) held_rows: RefCell<IoQueue>,
+    /// I/O that waits for rows.
+    pub(crate) unlocked: RefCell<IoQueue>,
     /// Writes that wait until the marks of their regions are durable.
     unrecorded: RefCell<IoQueue>,
     /// Serial numbers of the members whose failure this lane has reported since the last change of the members.
@@ -49,8 +56,26 @@ pub(crate) struct Begun {
     pub(crate) tries: u8,
     /// The slot whose member executes the read.
     pub(crate) slot: u8,
-    /// The sum that a read of a level with parity waits for.
+    /// The sum that a read of raid5f waits for.
     pub(crate) sum: SumId,
+    /// The row I/O of raid5 or raid6.
+    pub(crate) row: RowId,
+}
+
+/// What happens to a write or flush that failed on a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The lane sends it again.
+    Again {
+        /// How often it has sent it.
+        tries: u8,
+    },
+    /// It waits until the failure of the member is on record.
+    Hold,
+    /// It fails, and a repair makes the copies equal.
+    Repaired,
+    /// It fails.
+    Final,
 }
 
 /// How often a lane sends an I/O again after a temporary failure.
@@ -70,6 +95,7 @@ fn is_refusal(status: Status) -> bool {
 impl Lane {
     pub(crate) fn new(shared: &Arc<Shared>, views: &Views, block_size: u32) -> Result<Self> {
         let has_parity = views.layout.level().parities() > 0;
+        let log = shared.rows.as_ref().map(|rows| &rows.log);
         Ok(Self {
             bases: RefCell::new(Bases::open(views)?),
             generation: Cell::new(0),
@@ -77,8 +103,11 @@ impl Lane {
             in_flight: (0..GENERATIONS).map(|_| Cell::new(0)).collect(),
             drained: Notify::new(),
             left: RefCell::default(),
-            strips: has_parity.then(|| Strips::new(&views.layout, block_size)),
+            strips: has_parity.then(|| Strips::new(&views.layout, block_size, log)),
             held: RefCell::default(),
+            row_ios: RefCell::default(),
+            held_rows: RefCell::default(),
+            unlocked: RefCell::default(),
             unrecorded: RefCell::default(),
             reported: RefCell::default(),
             shared: Arc::clone(shared),
@@ -88,19 +117,25 @@ impl Lane {
     /// Counts an I/O as begun with the current members.
     #[inline]
     pub(crate) fn begin(&self, io: &mut BdevIo, begun: Begun) {
+        io.set_state(Begun { generation: self.enter_generation(), ..begun });
+    }
+
+    /// Counts one more use of the current generation, until [`end`](Self::end).
+    #[inline]
+    pub(crate) fn enter_generation(&self) -> u8 {
         let generation = self.generation.get();
         if let Some(count) = self.in_flight.get(usize::from(generation)) {
             count.set(count.get() + 1);
         }
-        io.set_state(Begun { generation, ..begun });
+        generation
     }
 
-    /// Counts an I/O as ended: all of its children have ended.
+    /// Ends a use of a generation: all children of an I/O have ended.
     #[inline]
-    pub(crate) fn end(self: &Rc<Self>, begun: Begun) {
-        let Some(count) = self.in_flight.get(usize::from(begun.generation)) else { return };
+    pub(crate) fn end(self: &Rc<Self>, generation: u8) {
+        let Some(count) = self.in_flight.get(usize::from(generation)) else { return };
         count.set(count.get().saturating_sub(1));
-        if begun.generation != self.generation.get() && count.get() == 0 {
+        if generation != self.generation.get() && count.get() == 0 {
             self.generation_ended();
         }
     }
@@ -138,41 +173,59 @@ impl Lane {
     /// acknowledgement.
     #[cold]
     pub(crate) fn failed(self: &Rc<Self>, io: BdevIo, begun: Begun, result: IoResult) {
+        match self.judge(&io, begun, result) {
+            // Only some members may have the data. Sending the I/O again makes the copies equal.
+            Verdict::Again { tries } => self.submit(io, tries),
+            Verdict::Hold => self.held.borrow_mut().push(io),
+            Verdict::Repaired => io.complete_with(result),
+            Verdict::Final => {
+                if self.strips.is_none() && io.first_failed().is_some() {
+                    // A member that is being rebuilt may have the data that the others lack.
+                    self.note_torn(&io);
+                }
+                io.complete_with(result);
+            }
+        }
+    }
+
+    /// Decides what happens to a write, unmap or flush that failed on a member. Reports the member if it is at fault.
+    #[cold]
+    pub(crate) fn judge(&self, io: &BdevIo, begun: Begun, result: IoResult) -> Verdict {
         if let Some(marks) = &self.shared.marks {
             marks.note_failure();
         }
-        let Some(slot) = io.first_failed() else { return io.complete_with(result) };
+        let Some(slot) = io.first_failed() else { return Verdict::Final };
         let is_temporary = matches!(result.status, Status::ABORTED | Status::NO_RESOURCE);
         if is_temporary && begun.tries < TRIES_MAX {
-            // Only some members may have the data. Sending the I/O again makes the copies equal.
-            return self.submit(io, begun.tries + 1);
+            return Verdict::Again { tries: begun.tries + 1 };
         }
+        let again = Verdict::Again { tries: begun.tries };
         if begun.generation != self.generation.get() {
             // The failed member may have left. The slot may have a new member now, which is not at fault.
-            return self.submit(io, begun.tries);
+            return again;
         }
-        if is_refusal(result.status) && self.repairs_torn(&io) {
-            return io.complete_with(result);
+        if is_refusal(result.status) && self.repairs_torn(io) {
+            return Verdict::Repaired;
         }
         let serial = self.bases.borrow().get(slot).map(|base| base.serial);
-        let Some(serial) = serial else { return self.submit(io, begun.tries) };
-        let can_lose_it = self.bases.borrow().hold_all(Some(slot));
-        if !can_lose_it || self.shared.is_offline() {
-            if self.strips.is_none() {
-                // A member that is being rebuilt may have the data that the others lack.
-                self.note_torn(&io);
-            }
-            return io.complete_with(result);
+        let Some(serial) = serial else { return again };
+        if !self.bases.borrow().hold_all(Some(slot)) || self.shared.is_offline() {
+            return Verdict::Final;
         }
-        self.held.borrow_mut().push(io);
         if !self.reported.borrow().contains(&serial) {
             self.reported.borrow_mut().push(serial);
             members::report_failure(&self.shared, serial, result.status);
         }
+        Verdict::Hold
     }
 
     /// Asks for a repair that makes copies equal after one member refused a command. Returns whether there was room for it.
     fn repairs_torn(&self, io: &BdevIo) -> bool {
+        if self.shared.rows.is_some() && !self.bases.borrow().are_whole() {
+            // Without all data, no parity can be computed again.
+            self.note_torn(io);
+            return true;
+        }
         match io.op() {
             Op::Write(range) | Op::Unmap(range) | Op::WriteZeroes(range) => {
                 repair::ask(&self.shared, Fault::Torn, range)
@@ -211,6 +264,7 @@ impl Lane {
         while let Some(io) = held.pop() {
             self.submit(io, 0);
         }
+        self.send_held_rows();
         self.flush();
     }
 
@@ -246,14 +300,16 @@ impl Lane {
     }
 
     /// Fails all I/O that waits, because the array goes offline.
-    pub(crate) fn fail_waiting(&self) {
+    pub(crate) fn fail_waiting(self: &Rc<Self>) {
         self.fail_held();
         self.fail(&self.unrecorded);
+        self.fail(&self.unlocked);
     }
 
     /// Fails the I/O that waits for the record of a failure. This I/O has changed some copies, so their regions keep their
     /// marks. The lane reports the next failure again.
-    pub(crate) fn fail_held(&self) {
+    pub(crate) fn fail_held(self: &Rc<Self>) {
+        self.fail_held_rows();
         self.reported.borrow_mut().clear();
         let mut held = self.held.take();
         while let Some(io) = held.pop() {
@@ -263,7 +319,7 @@ impl Lane {
     }
 
     /// Notes that copies may differ in the blocks of an I/O that failed on a member and is not sent again.
-    fn note_torn(&self, io: &BdevIo) {
+    pub(crate) fn note_torn(&self, io: &BdevIo) {
         let Some(marks) = &self.shared.marks else { return };
         match io.op() {
             Op::Write(range) | Op::Unmap(range) | Op::WriteZeroes(range) => marks.set_torn(range),
@@ -273,7 +329,10 @@ impl Lane {
 
     /// Aborts an I/O that waits in this lane. I/O that members have goes on, because an abort could leave copies that differ.
     #[cold]
-    pub(crate) fn abort(&self, id: IoId) -> Status {
+    pub(crate) fn abort(self: &Rc<Self>, id: IoId) -> Status {
+        if self.abort_row(id) {
+            return Status::SUCCESS;
+        }
         let held = self.held.borrow_mut().remove(id);
         if let Some(io) = held {
             self.note_torn(&io);

@@ -1,7 +1,7 @@
 //! `raid`: joins several base bdevs into one array.
 //!
 //! - Data path: `striped` (raid0, concat) passes each I/O unchanged to one member. `redundant` (raid1, raid10)
-//!   and `parity` (raid5f) send children; each thread has its own `lane`.
+//!   `parity` (raid5f) and `row_io` (raid5, raid6) send children; each thread has its own `lane`.
 //! - App thread: owns each [`mod@array`]. `assemble` finds arrays by their superblocks, `members` adds and removes
 //!   members, `grow` makes arrays larger, `rebuild` copies data to new members, `repair` repairs blocks, `scrub` looks for bad
 //!   ones. They use `copy`.
@@ -28,6 +28,10 @@ mod profile;
 mod rebuild;
 pub mod redundant;
 mod repair;
+mod row_io;
+mod row_log;
+mod row_plan;
+mod rows;
 mod scrub;
 mod shared;
 mod start;

@@ -26,7 +26,8 @@ pub(crate) struct Marks {
     num_torn: AtomicU64,
     /// How often blocks were torn since the array started. It is locked while regions are torn or repaired.
     tears: Mutex<u64>,
-    /// Whether every region is torn because another program used the array. This is no evidence of an interrupted write.
+    /// Whether regions are torn because another program used the array, or because nobody has computed their parity yet. This is no
+    /// evidence of an interrupted write.
     was_used_by_another: AtomicBool,
     /// Whether a write or flush has failed on a member since the last [`take_failure`](Self::take_failure).
     has_failed: AtomicBool,
@@ -154,8 +155,17 @@ impl Marks {
 
     /// The regions of blocks.
     pub(crate) fn regions(&self, blocks: Range) -> RangeInclusive<u64> {
-        let last = blocks.lba + blocks.nblocks.saturating_sub(1);
-        blocks.lba >> self.region_shift..=last >> self.region_shift
+        intent::regions_of(blocks, self.region_shift)
+    }
+
+    /// Notes blocks whose parity nobody has computed. Their marks are durable.
+    /// `[app thread]`
+    pub(crate) fn set_unsynced(&self, blocks: Range, is_no_evidence: bool) {
+        self.was_used_by_another.store(is_no_evidence, Ordering::Relaxed);
+        for region in self.regions(blocks) {
+            self.set_region_torn(region);
+            self.set_recorded(region, true);
+        }
     }
 
     /// Whether a channel may write blocks. Notes that it does. `[reactor]`

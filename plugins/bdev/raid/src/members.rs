@@ -9,6 +9,7 @@ use crate::intent;
 use crate::marks::Marks;
 use crate::member::Member;
 use crate::rebuild::{self, Lacks, Rebuild};
+use crate::row_log;
 use crate::shared::{Shared, Views};
 use crate::superblock::{self, Slots};
 use drivebay_sdk::App;
@@ -249,6 +250,12 @@ pub(crate) async fn fill_slot(
     }
     if candidate.member.is_gone() {
         return Err(Error::new(errno::ENODEV, format!("bdev {name} is leaving the bus")));
+    }
+    if array.state.get() == State::Online {
+        row_log::clear(array, &candidate.member).await?;
+        if candidate.member.is_gone() {
+            return Err(Error::new(errno::ENODEV, format!("bdev {name} is leaving the bus")));
+        }
     }
     if array.state.get() == State::Configuring {
         array.put(number, candidate, false);

@@ -39,8 +39,12 @@ params! {
         Raid1 = "raid1" | "1",
         /// Two copies of each strip, on neighboring members.
         Raid10 = "raid10" | "10",
+        /// One parity strip in each row. A log keeps rows consistent; the array needs a superblock.
+        Raid5 = "raid5" | "5",
         /// One parity strip in each row. Clients must write whole rows.
         Raid5f = "raid5f" | "5f",
+        /// Two parity strips in each row. A log keeps rows consistent; the array needs a superblock.
+        Raid6 = "raid6" | "6",
         /// One member after another.
         Concat = "concat",
     }
@@ -235,7 +239,9 @@ async fn create(app: &App, params: Create) -> Result<bool, RpcError> {
             RaidLevel::Raid0 => Level::Raid0,
             RaidLevel::Raid1 => Level::Raid1,
             RaidLevel::Raid10 => Level::Raid10,
+            RaidLevel::Raid5 => Level::Raid5,
             RaidLevel::Raid5f => Level::Raid5f,
+            RaidLevel::Raid6 => Level::Raid6,
             RaidLevel::Concat => Level::Concat,
         },
         strip_size_kb: params.strip_size_kb,

@@ -3,7 +3,7 @@
 
 use crate::lane::{Begun, Lane};
 use crate::repair::{self, Fault};
-use crate::strips::{Flight, Strip};
+use crate::strips::{Flight, Home, Strip};
 use drivebay_sdk::bdev::Buffers;
 use drivebay_sdk::prelude::*;
 use drivebay_spec_raid::xor_into;
@@ -36,12 +36,12 @@ impl Lane {
         let mut fan = io.fan_out();
         // The parity comes first: the lane must not read the client's buffers after it has sent the data.
         if let Some(base) = bases.get(row.p())
-            && let Some(mut strip) = strips.take()
+            && let Some(mut strip) = strips.take_with(layout.strip_blocks())
         {
             sum_data(fan.buffers(), &mut strip.buf);
             let child = fan.child_as(row.p());
-            strip.flight = Some(Flight { child, lane: Rc::clone(self), sum: 0 });
-            base.channel.submit(Op::Write(at(base.offset)), fan.flags(), strip, strip_ended);
+            strip.flight = Some(Flight { child, lane: Rc::clone(self), home: Home::Sum(0) });
+            base.channel.submit(Op::Write(at(base.offset)), fan.flags(), strip, Strip::ended);
         }
         for number in 0..layout.data_strips() {
             let member = row.data(number);
@@ -97,9 +97,9 @@ impl Lane {
             let (Some(base), Some(mut strip)) = (base_of(slot), strips.take()) else { continue };
             strip.buf.set_len(strips.len_of(nblocks));
             let child = fan.child_as(slot);
-            strip.flight = Some(Flight { child, lane: Rc::clone(self), sum });
+            strip.flight = Some(Flight { child, lane: Rc::clone(self), home: Home::Sum(sum) });
             let at = Range::new(base.offset + place.lba, nblocks);
-            base.channel.submit(Op::Read(at), IoFlags::NONE, strip, strip_ended);
+            base.channel.submit(Op::Read(at), IoFlags::NONE, strip, Strip::ended);
         }
     }
 
@@ -137,16 +137,6 @@ impl Lane {
             repair::ask(&self.shared, Fault::Unreadable(base.serial), range);
         }
     }
-}
-
-/// Returns the buffer of a strip to its lane after a read or write.
-fn strip_ended(mut strip: Box<Strip>, result: IoResult) {
-    let Some(Flight { child, lane, sum }) = strip.flight.take() else { return };
-    if let Some(strips) = &lane.strips {
-        strips.came_back(strip, sum, result.status.is_success());
-    }
-    child.end(result);
-    lane.resume();
 }
 
 /// Computes the parity of a stripe.

@@ -15,6 +15,7 @@ pub(crate) struct Profile {
     pub(crate) ops: OpSet,
     pub(crate) has_write_cache: bool,
     unmapped_reads_zeroes: bool,
+    has_log: bool,
     optimal_boundary: u32,
     write_unit: u32,
     phys_block_size: u32,
@@ -45,6 +46,7 @@ impl Profile {
         };
         let strip = u32::try_from(layout.strip_blocks()).unwrap_or(0);
         let stripe = stripe_blocks(name, layout, format.block_size())?;
+        let has_log = layout.level().has_log();
         let ops = match stripe {
             0 => OPS,
             // The parity needs the data of a write.
@@ -56,14 +58,16 @@ impl Profile {
             uuid,
             geometry: Geometry::new_any(format.block_size(), layout.num_blocks())?,
             ops: if can_unmap && stripe == 0 { ops.with(OpSet::UNMAP) } else { ops },
-            has_write_cache: members.iter().any(|member| member.info.has_write_cache()),
+            // With a row log, all writes that the array acknowledges are durable.
+            has_write_cache: !has_log && members.iter().any(|member| member.info.has_write_cache()),
+            has_log,
             unmapped_reads_zeroes: members.iter().all(|member| member.info.unmapped_reads_zeroes()),
             optimal_boundary: match (is_split, stripe) {
                 (false, _) => 0,
                 (true, 0) => strip,
                 (true, stripe) => stripe,
             },
-            write_unit: stripe,
+            write_unit: if has_log { 0 } else { stripe },
             phys_block_size: largest(|info| info.raw().phys_block_size),
             align: largest(|info| info.raw().align),
             // A raid1 may get more members. A degraded read of a stripe sends up to two children to a member.
@@ -104,7 +108,7 @@ impl Profile {
             let message = format!("bdev {} {what} of array {}", info.name(), self.name);
             Err(Error::new(errno::EINVAL, message))
         };
-        if info.has_write_cache() && !self.has_write_cache {
+        if info.has_write_cache() && !self.has_write_cache && !self.has_log {
             return refuse("has a write cache, unlike the first members");
         }
         if self.ops.contains(OpSet::UNMAP) && !info.ops().contains(OpSet::UNMAP) {
@@ -117,13 +121,19 @@ impl Profile {
     }
 }
 
-/// Bytes of the longest stripe: the largest write unit of the bus.
+/// Bytes of the longest stripe without a row log, which is the largest write unit of the bus, and of the longest strip with one.
 const STRIPE_LEN_MAX: u64 = 1 << 20;
 
 /// Blocks of a stripe of a level with parity, else 0.
 fn stripe_blocks(name: &str, layout: &Layout, block_size: u32) -> Result<u32> {
     let blocks = layout.row_blocks();
-    if blocks * u64::from(block_size) > STRIPE_LEN_MAX {
+    if layout.level().has_log() {
+        let strip_len = layout.strip_blocks() * u64::from(block_size);
+        if strip_len > STRIPE_LEN_MAX {
+            let allowed = format!("at most {} for {}", STRIPE_LEN_MAX / 1024, layout.level());
+            return Err(Error::invalid("strip_size_kb", strip_len / 1024, allowed));
+        }
+    } else if blocks * u64::from(block_size) > STRIPE_LEN_MAX {
         let message = format!(
             "array {name} has stripes of {} KiB of data; allowed: at most {} KiB, so use smaller strips or fewer members",
             blocks * u64::from(block_size) / 1024,

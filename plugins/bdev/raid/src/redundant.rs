@@ -1,5 +1,5 @@
 //! Arrays that can lose members, on the bus. raid1 and raid10 are here: a write goes to every copy of a block, a read
-//! to one of them. `parity` implements raid5f.
+//! to one of them. `parity` implements raid5f, `row_io` raid5 and raid6.
 
 use crate::arrays;
 use crate::lane::{Begun, Lane};
@@ -93,6 +93,10 @@ impl Lane {
             {
                 self.wait_for_marks(io, range);
             }
+            Op::Read(range) if self.shared.rows.is_some() => self.read_row(io, range, tries),
+            Op::Write(range) if self.shared.rows.is_some() => {
+                self.begin_row(io, range, tries, None);
+            }
             Op::Read(range) if self.strips.is_some() => self.read_stripe(io, range, tries, None),
             Op::Write(range) if self.strips.is_some() => self.write_stripe(io, range, tries),
             Op::Read(range) => self.read(io, range, 0, None),
@@ -180,9 +184,13 @@ impl Lane {
     /// Completes an I/O whose children have ended, or sends it again.
     pub(crate) fn joined(self: &Rc<Self>, io: BdevIo, result: IoResult) {
         let begun: Begun = io.state().unwrap_or_default();
-        self.end(begun);
+        self.end(begun.generation);
         let is_good = result.status.is_success();
         match io.op() {
+            _ if begun.row != 0 => self.row_joined(io, begun, result),
+            Op::Read(range) if self.shared.rows.is_some() => {
+                self.row_read(io, range, begun, result);
+            }
             Op::Read(range) if self.strips.is_some() => {
                 self.stripe_read(io, range, begun, result);
             }

@@ -12,7 +12,7 @@ use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::notify::Notify;
 use drivebay_sdk::runtime::task;
 use drivebay_sdk::serde_json::{Value, json};
-use drivebay_spec_raid::{Layout, Place, xor_into};
+use drivebay_spec_raid::{Layout, Place, fill_parity};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -227,12 +227,13 @@ async fn check_copies(
     Ok(found)
 }
 
-/// Checks that the strips of each row add up to zero.
+/// Checks that the parities of each row are those of its data.
 async fn check_rows(array: &Array, layout: &Layout, blocks: Range, repairs: bool) -> Result<Found> {
     let mut found = Found::default();
     let nblocks = layout.strip_blocks();
-    for row in rows(layout, blocks) {
-        let place = |member| Place { member, lba: row * nblocks };
+    for number in rows(layout, blocks) {
+        let row = layout.row(number);
+        let place = |member| Place { member, lba: number * nblocks };
         let reads = (0..layout.members()).map(|slot| read(array, place(slot), nblocks));
         let strips = task::join_all(reads).await;
         let is_gone =
@@ -242,34 +243,29 @@ async fn check_rows(array: &Array, layout: &Layout, blocks: Range, repairs: bool
         }
         let unreadable = strips.iter().zip(0..).filter(|(strip, _)| strip.is_err());
         let unreadable: Vec<u8> = unreadable.map(|(_, slot)| slot).collect();
-        let parity = layout.row(row).p();
-        let (target, wrong) = match *unreadable.as_slice() {
-            [] => {
-                let mut sum: Option<Buf> = None;
-                for strip in strips.into_iter().flatten() {
-                    match &mut sum {
-                        None => sum = Some(strip),
-                        Some(sum) => xor_into(sum, &strip),
-                    }
+        let (targets, wrong) = if unreadable.is_empty() {
+            let strips: Vec<Option<Buf>> = strips.into_iter().map(Result::ok).collect();
+            let mut differing = 0;
+            for slot in row.parities() {
+                let Some(Some(parity)) = strips.get(usize::from(slot)) else { continue };
+                let mut right = vec![0; parity.len() as usize];
+                if fill_parity(row, row.role(slot), &strips, &mut right) {
+                    differing += count_differing(&right, parity, block_size(array));
                 }
-                let is_wrong = |block: &&[u8]| block.iter().any(|byte| *byte != 0);
-                let differing = sum.iter().flat_map(|sum| sum.chunks(block_size(array)));
-                let differing = differing.filter(is_wrong).count() as u64;
-                found.differing += differing;
-                (parity, differing)
             }
-            [slot] => {
-                found.unreadable += nblocks;
-                (slot, nblocks)
-            }
-            _ => {
-                found.unreadable += nblocks * unreadable.len() as u64;
-                continue;
-            }
+            found.differing += differing;
+            (row.parities().collect(), differing)
+        } else {
+            let wrong = nblocks * unreadable.len() as u64;
+            found.unreadable += wrong;
+            (unreadable, wrong)
         };
-        if repairs && wrong > 0 {
-            copy::strip_to_member(array, layout, target, Range::new(row * layout.row_blocks(), 1))
-                .await?;
+        let can_repair = targets.len() <= usize::from(layout.level().parities());
+        if repairs && wrong > 0 && can_repair {
+            for slot in targets {
+                let blocks = Range::new(number * layout.row_blocks(), 1);
+                copy::strip_to_member(array, layout, slot, blocks).await?;
+            }
             found.repaired += wrong;
         }
     }

@@ -6,6 +6,7 @@
 use crate::lane::Lane;
 use crate::marks::Marks;
 use crate::repair::Repairs;
+use crate::rows::Rows;
 use drivebay_sdk::bdev::Desc;
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::{Resident, task};
@@ -24,6 +25,8 @@ pub(crate) struct View {
     pub(crate) offset: u64,
     /// Whether all of its data is current. During its rebuild, a member gets writes, but no reads.
     pub(crate) is_readable: bool,
+    /// Whether it has a write cache.
+    pub(crate) is_cached: bool,
 }
 
 /// The members by slot, and the layout of the array's blocks on them.
@@ -55,6 +58,8 @@ pub(crate) struct Shared {
     pub(crate) repairs: Repairs,
     /// The write-intent record, if the array has one.
     pub(crate) marks: Option<Marks>,
+    /// The row log, if the level has one.
+    pub(crate) rows: Option<Rows>,
     /// Whether the array leaves the bus. Then no I/O waits for the record of a failure.
     is_offline: AtomicBool,
     table: Mutex<Table>,
@@ -67,11 +72,17 @@ struct Table {
 }
 
 impl Shared {
-    pub(crate) fn new(uuid: [u8; 16], views: Views, marks: Option<Marks>) -> Self {
+    pub(crate) fn new(
+        uuid: [u8; 16],
+        views: Views,
+        marks: Option<Marks>,
+        rows: Option<Rows>,
+    ) -> Self {
         Self {
             uuid,
             repairs: Repairs::default(),
             marks,
+            rows,
             is_offline: AtomicBool::new(false),
             table: Mutex::new(Table { views, lanes: Vec::new() }),
         }
@@ -107,7 +118,7 @@ impl Shared {
     }
 
     /// All channels that are open.
-    fn lanes(&self) -> Vec<Resident<Lane>> {
+    pub(crate) fn lanes(&self) -> Vec<Resident<Lane>> {
         self.table().lanes.clone()
     }
 

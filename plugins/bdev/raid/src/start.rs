@@ -5,10 +5,11 @@ use crate::marks::Marks;
 use crate::member::Member;
 use crate::profile::Profile;
 use crate::redundant::Redundant;
+use crate::rows::Rows;
 use crate::shared::{Shared, Views};
 use crate::striped::Striped;
 use crate::superblock::{self, Slots};
-use crate::{grow, intent, members};
+use crate::{grow, intent, members, row_log};
 use drivebay_sdk::App;
 use drivebay_sdk::bdev;
 use drivebay_sdk::prelude::*;
@@ -69,20 +70,50 @@ impl Array {
     ) -> Result<()> {
         let Some((_, first)) = members.first().cloned() else { return Ok(()) };
         let found = self.superblock.borrow().as_ref().map(|found| found.sequence);
+        let mut past =
+            intent::Past { found, rows_agree: self.level.has_log(), unsynced_from: None };
+        if found.is_none() && self.level.has_log() {
+            past.unsynced_from = Some(0);
+            for (_, member) in &members {
+                row_log::clear(self, member).await?;
+            }
+        }
         if let Some(mut superblock) = self.superblock_to_start(&first, &layout)? {
             if found.is_some()
                 && let Some(larger) = grow::larger(self)?
             {
                 info!("array {} grows to {} blocks", self.name, larger.num_blocks());
+                past.unsynced_from = self.level.has_log().then(|| layout.num_blocks());
                 grow::set_superblock_size(&mut superblock, &larger);
                 layout = larger;
             }
-            let superblock = self.write_first(&mut members, &layout, superblock).await?;
+            loop {
+                superblock = self.write_first(&mut members, &layout, superblock).await?;
+                // The log of a new array is empty.
+                if found.is_none() {
+                    break;
+                }
+                let Some(replay) = row_log::replay(self, &members, &layout).await else { break };
+                past.rows_agree = replay.was_readable;
+                if replay.failed.is_empty() {
+                    break;
+                }
+                self.go_without(&mut members, &layout, &mut superblock, &replay.failed)?;
+            }
+            // If the start fails before this, all members keep their slots and wait for the next attempt.
+            let is_there = |number: u8| members.iter().any(|(slot, _)| *slot == number);
+            for (number, _) in self.members().iter().filter(|(number, _)| !is_there(*number)) {
+                members::empty(self, *number, false);
+            }
             self.superblock.replace(Some(superblock));
             grow::set_size(self, &layout);
         }
-        let (marks, failed) = intent::start(self, &members, &layout, found).await.unzip();
-        if let Err(error) = self.register(app, layout, &members, marks) {
+        let (marks, failed) = intent::start(self, &members, &layout, past).await.unzip();
+        let rows = self.log_area(&first).map(|log| {
+            let sequence = self.superblock.borrow().as_ref().map_or(0, |known| known.sequence);
+            Rows::new(log, sequence)
+        });
+        if let Err(error) = self.register(app, layout, &members, marks, rows) {
             if found.is_none()
                 && let Some(superblock) = self.superblock.take()
             {
@@ -100,49 +131,58 @@ impl Array {
         Ok(())
     }
 
-    /// Writes the first superblock of a start. An array that existed before starts without members that cannot be written, if it
-    /// can, and records that they failed.
+    /// Writes the first superblock of a start to members that can be written. Returns the superblock that they have.
     async fn write_first(
         &self,
         members: &mut Slots,
         layout: &Layout,
         mut superblock: Superblock,
     ) -> Result<Superblock> {
-        let is_new = self.superblock.borrow().is_none();
-        let mut left: Vec<u8> = Vec::new();
         loop {
             let failed = superblock::write(members, &superblock).await;
             if failed.is_empty() {
-                // If the start fails, all members keep their slots and wait for the next attempt.
-                left.iter().for_each(|slot| members::empty(self, *slot, false));
                 return Ok(superblock);
             }
-            let is_there = |number: u8| {
-                members.iter().any(|(slot, _)| *slot == number) && !failed.contains(&number)
-            };
-            if is_new || !layout.survives(|number| !is_there(number)) {
-                if is_new {
-                    // Creation has failed. Clear the superblocks, so that no bdev stays a member.
-                    superblock::clear(members, &superblock).await;
-                } else if let Some(known) = &mut *self.superblock.borrow_mut() {
-                    // Some members may have this superblock. The next attempt writes a newer one.
-                    known.sequence = superblock.sequence;
-                }
-                let message = format!(
-                    "array {}: the superblock cannot be written to slots {failed:?}",
-                    self.name
-                );
-                return Err(Error::new(errno::EIO, message));
+            let goes_on = self.go_without(members, layout, &mut superblock, &failed);
+            if goes_on.is_err() && self.superblock.borrow().is_none() {
+                // Creation has failed. Clear the superblocks, so that no bdev stays a member.
+                superblock::clear(members, &superblock).await;
             }
-            warn!("array {} starts without the members of slots {failed:?}", self.name);
-            superblock = array::next(&superblock);
-            for entry in superblock.members.iter_mut().filter(|entry| failed.contains(&entry.slot))
-            {
-                entry.state = MemberState::Failed;
-            }
-            members.retain(|(slot, _)| !failed.contains(slot));
-            left.extend(failed);
+            goes_on?;
         }
+    }
+
+    /// Removes members from a start, and changes the superblock: they failed. They keep their slots until the array has a superblock
+    /// that all others have.
+    ///
+    /// # Errors
+    /// `EIO` for a new array, and when the array needs a member.
+    fn go_without(
+        &self,
+        members: &mut Slots,
+        layout: &Layout,
+        superblock: &mut Superblock,
+        failed: &[u8],
+    ) -> Result<()> {
+        let is_there = |number: u8| {
+            members.iter().any(|(slot, _)| *slot == number) && !failed.contains(&number)
+        };
+        let mut known = self.superblock.borrow_mut();
+        if known.is_none() || !layout.survives(|number| !is_there(number)) {
+            if let Some(known) = &mut *known {
+                // Some members may have this superblock. The next attempt writes a newer one.
+                known.sequence = superblock.sequence;
+            }
+            let message = format!("array {}: slots {failed:?} cannot be written", self.name);
+            return Err(Error::new(errno::EIO, message));
+        }
+        warn!("array {} starts without the members of slots {failed:?}", self.name);
+        *superblock = array::next(superblock);
+        for entry in superblock.members.iter_mut().filter(|entry| failed.contains(&entry.slot)) {
+            entry.state = MemberState::Failed;
+        }
+        members.retain(|(slot, _)| !failed.contains(slot));
+        Ok(())
     }
 
     /// The superblock to write before the array starts. `None` for an array without superblocks.
@@ -195,6 +235,7 @@ impl Array {
         layout: Layout,
         members: &Slots,
         marks: Option<Marks>,
+        rows: Option<Rows>,
     ) -> Result<()> {
         let opened: Vec<Rc<Member>> = members.iter().map(|(_, member)| Rc::clone(member)).collect();
         let profile = Profile::new(&self.name, self.uuid, &layout, &opened)?;
@@ -214,7 +255,7 @@ impl Array {
                 }
             }
             let views = Views { layout: Arc::new(layout), members: views };
-            let shared = Arc::new(Shared::new(self.uuid, views, marks));
+            let shared = Arc::new(Shared::new(self.uuid, views, marks, rows));
             let bdev = Redundant { profile: profile.clone(), shared: Arc::clone(&shared) };
             bdev::register(app, bdev, "", Value::Null)?;
             self.shared.replace(Some(shared));

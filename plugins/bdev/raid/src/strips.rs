@@ -1,10 +1,11 @@
-//! The memory of a raid5f channel: buffers of one strip each, with a limit. I/O waits here until enough of them are free.
+//! The memory of a channel of a level with parity: buffers of one strip each, with a limit. I/O waits here until enough of them are free.
 
 use crate::lane::Lane;
+use crate::row_io::RowId;
 use drivebay_sdk::bdev::{Child, IoId, IoQueue};
 use drivebay_sdk::buf::{self, Buf};
 use drivebay_sdk::prelude::*;
-use drivebay_spec_raid::{Layout, xor_into};
+use drivebay_spec_raid::{Layout, LogArea, xor_into};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -16,7 +17,8 @@ const BYTES_MAX: usize = 8 << 20;
 #[derive(Debug)]
 pub(crate) struct Strips {
     block_size: usize,
-    strip_len: u32,
+    /// Bytes of a buffer: a strip, and the header of an entry if there is a row log.
+    buf_len: u32,
     /// The largest number of buffers of one I/O.
     per_io: usize,
     most: usize,
@@ -42,8 +44,16 @@ pub(crate) struct Strip {
 pub(crate) struct Flight {
     pub(crate) child: Child,
     pub(crate) lane: Rc<Lane>,
-    /// The sum that gets the strip after a read.
-    pub(crate) sum: SumId,
+    pub(crate) home: Home,
+}
+
+/// Who gets a strip when its I/O has ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Home {
+    /// A sum, after a successful read; 0 = the free buffers.
+    Sum(SumId),
+    /// A row I/O, as the strip of a slot.
+    Row(RowId, u8),
 }
 
 /// Number of a sum, from 1; 0 = none.
@@ -63,16 +73,46 @@ impl AsMut<Buf> for Strip {
     }
 }
 
+impl AsRef<[u8]> for Strip {
+    fn as_ref(&self) -> &[u8] {
+        &self.buf
+    }
+}
+
+impl AsMut<[u8]> for Strip {
+    fn as_mut(&mut self) -> &mut [u8] {
+        &mut self.buf
+    }
+}
+
+impl Strip {
+    /// Returns the buffer to its owner after a read or write.
+    pub(crate) fn ended(mut self: Box<Self>, result: IoResult) {
+        let Some(Flight { child, lane, home }) = self.flight.take() else { return };
+        match (home, &lane.strips) {
+            (Home::Row(id, slot), _) => lane.keep_strip(id, slot, self),
+            (Home::Sum(sum), Some(strips)) => {
+                strips.came_back(self, sum, result.status.is_success())
+            }
+            (Home::Sum(_), None) => {}
+        }
+        child.end(result);
+        lane.resume();
+    }
+}
+
 impl Strips {
     /// Creates the buffers of a channel for an array whose blocks have `block_size` bytes.
-    pub(crate) fn new(layout: &Layout, block_size: u32) -> Self {
+    pub(crate) fn new(layout: &Layout, block_size: u32, log: Option<&LogArea>) -> Self {
         let strip_len = layout.strip_blocks().saturating_mul(block_size.into());
-        let strip_len = u32::try_from(strip_len).unwrap_or(u32::MAX);
-        let per_io = usize::from(layout.members()) - 1;
-        let most = BYTES_MAX / (strip_len as usize).max(1);
+        let buf_len = strip_len.saturating_add(log.map_or(0, LogArea::header_len));
+        let buf_len = u32::try_from(buf_len).unwrap_or(u32::MAX);
+        // A degraded read or the parity needs one less than a row I/O.
+        let per_io = usize::from(layout.members()) - usize::from(log.is_none());
+        let most = BYTES_MAX / (buf_len as usize).max(1);
         Self {
             block_size: block_size as usize,
-            strip_len,
+            buf_len,
             per_io,
             most: most.clamp(2 * per_io, 32 * per_io),
             made: Cell::new(0),
@@ -88,7 +128,7 @@ impl Strips {
         let is_first = self.waiting.borrow().is_empty() || self.is_resuming.get();
         let mut free = self.free.borrow_mut();
         while free.len() < self.per_io && self.made.get() < self.most {
-            let Ok(buf) = buf::alloc(self.strip_len) else { break };
+            let Ok(buf) = buf::alloc(self.buf_len) else { break };
             free.push(Box::new(Strip { buf, flight: None }));
             self.made.set(self.made.get() + 1);
         }
@@ -117,14 +157,22 @@ impl Strips {
         self.free.borrow_mut().pop()
     }
 
+    /// As [`take`](Self::take), with the length of `nblocks` blocks.
+    pub(crate) fn take_with(&self, nblocks: u64) -> Option<Box<Strip>> {
+        let mut strip = self.take()?;
+        strip.buf.set_len(self.len_of(nblocks));
+        Some(strip)
+    }
+
     /// The length of `nblocks` blocks, at most a strip, in bytes.
     pub(crate) fn len_of(&self, nblocks: u64) -> u32 {
         let len = usize::try_from(nblocks).unwrap_or(usize::MAX).saturating_mul(self.block_size);
         u32::try_from(len).unwrap_or(u32::MAX)
     }
 
-    fn give(&self, mut strip: Box<Strip>) {
-        strip.buf.set_len(self.strip_len);
+    /// Takes a buffer back.
+    pub(crate) fn give(&self, mut strip: Box<Strip>) {
+        strip.buf.set_len(self.buf_len);
         self.free.borrow_mut().push(strip);
     }
 

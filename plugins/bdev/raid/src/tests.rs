@@ -15,6 +15,7 @@ mod model;
 mod parity;
 mod power_cuts;
 mod ram;
+mod rows;
 mod scrub;
 
 use drivebay_sdk::bdev::{Channel, Desc};

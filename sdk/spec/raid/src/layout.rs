@@ -4,8 +4,9 @@
 //! raid0   strip s        ─▶ member s mod n, row s / n
 //! raid1   every block    ─▶ the same block of every member
 //! raid10  copy c of strip s: deal d = 2 s + c ─▶ member d mod n, row d / n
-//! raid5f  row r: parity on member (n - 1) - r mod n; data strips on the others, in order
-//! raid6   row r: P as raid5f, Q on the member after P; data strips on the others, in order
+//! raid5   row r: parity on member (n - 1) - r mod n; data strips on the others, in order
+//! raid5f  as raid5
+//! raid6   row r: P as raid5, Q on the member after P; data strips on the others, in order
 //! concat  member 0 first, then member 1, …
 //! ```
 //!
@@ -171,7 +172,9 @@ impl Layout {
             Level::Raid1 => smallest,
             // With an odd number of strips in all, the last has no second copy and is left out.
             Level::Raid10 => ((smallest >> strip_shift) * members / 2) << strip_shift,
-            Level::Raid5f | Level::Raid6 => smallest * (members - u64::from(level.parities())),
+            Level::Raid5 | Level::Raid5f | Level::Raid6 => {
+                smallest * (members - u64::from(level.parities()))
+            }
         };
         Ok(Self { level, members, strip_shift, used, starts, num_blocks })
     }
@@ -226,7 +229,7 @@ impl Layout {
                 nblocks.min(end.copied().unwrap_or(u64::MAX).saturating_sub(lba))
             }
             Level::Raid0 if self.members == 1 => nblocks,
-            Level::Raid0 | Level::Raid10 | Level::Raid5f | Level::Raid6 => {
+            Level::Raid0 | Level::Raid10 | Level::Raid5 | Level::Raid5f | Level::Raid6 => {
                 let strip = 1 << self.strip_shift;
                 nblocks.min(strip - (lba & (strip - 1)))
             }
@@ -258,7 +261,7 @@ impl Layout {
         let count = match self.level {
             Level::Raid1 => self.members,
             Level::Raid10 => 2,
-            Level::Raid0 | Level::Raid5f | Level::Raid6 | Level::Concat => 1,
+            Level::Raid0 | Level::Raid5 | Level::Raid5f | Level::Raid6 | Level::Concat => 1,
         };
         Copies { layout: self, lba, next: 0, count }
     }
@@ -273,6 +276,14 @@ impl Layout {
         (strip / data, narrow(strip % data), offset)
     }
 
+    /// Whether blocks of a level with parity are all in one row.
+    #[must_use]
+    #[inline]
+    pub fn is_in_one_row(&self, lba: u64, nblocks: u64) -> bool {
+        let last = lba + nblocks.saturating_sub(1);
+        self.row_of(lba).0 == self.row_of(last).0
+    }
+
     /// The roles of the members in a row of a level with parity.
     #[must_use]
     #[inline]
@@ -281,6 +292,16 @@ impl Layout {
             members: narrow(self.members),
             parities: self.level.parities(),
             p: narrow(self.members - 1 - row % self.members),
+        }
+    }
+
+    /// The blocks of all rows that hold `nblocks` blocks from `lba` on. For levels without parity, these blocks.
+    #[must_use]
+    pub fn whole_rows(&self, lba: u64, nblocks: u64) -> Range<u64> {
+        let end = lba + nblocks;
+        match self.row_blocks() {
+            0 => lba..end,
+            row => lba / row * row..end.next_multiple_of(row).min(self.num_blocks.max(end)),
         }
     }
 
@@ -308,7 +329,7 @@ impl Layout {
             Level::Raid1 => place.lba,
             Level::Raid10 => at((row * self.members + member) / 2),
             Level::Concat => self.starts.get(usize::from(place.member))? + place.lba,
-            Level::Raid5f | Level::Raid6 => match self.row(row).role(place.member) {
+            Level::Raid5 | Level::Raid5f | Level::Raid6 => match self.row(row).role(place.member) {
                 RowRole::Data(number) => {
                     at(row * u64::from(self.data_strips()) + u64::from(number))
                 }
@@ -335,7 +356,7 @@ impl Layout {
             }
             Level::Raid1 => return lba,
             Level::Raid10 => 2,
-            Level::Raid0 | Level::Raid5f | Level::Raid6 => 1,
+            Level::Raid0 | Level::Raid5 | Level::Raid5f | Level::Raid6 => 1,
         };
         // Members get the copies of all strips in turn.
         let (strip, offset) = self.strip_of(lba);
@@ -377,7 +398,7 @@ impl Layout {
                 let deal = 2 * strip + copy;
                 at(deal % self.members, deal / self.members)
             }
-            Level::Raid5f | Level::Raid6 => {
+            Level::Raid5 | Level::Raid5f | Level::Raid6 => {
                 let (row, number, _) = self.row_of(lba);
                 at(self.row(row).data(number).into(), row)
             }
@@ -420,6 +441,18 @@ impl Row {
     #[must_use]
     pub fn q(self) -> Option<u8> {
         (self.parities > 1).then(|| self.after_p())
+    }
+
+    /// Number of data strips.
+    #[must_use]
+    #[inline]
+    pub fn data_strips(self) -> u8 {
+        self.members - self.parities
+    }
+
+    /// The members with parity: P, and Q in raid6.
+    pub fn parities(self) -> impl Iterator<Item = u8> {
+        std::iter::once(self.p).chain(self.q())
     }
 
     /// The member with this data strip.

@@ -11,9 +11,11 @@ pub enum Level {
     Raid1,
     /// Two copies of each strip, in turn over all members.
     Raid10,
-    /// One parity strip in each row, rotating. The reference writes whole rows only ("full stripe").
+    /// One parity strip in each row, rotating. A log keeps rows consistent.
+    Raid5,
+    /// As `Raid5`, but clients write whole rows only ("full stripe"), and there is no log. This is the reference's.
     Raid5f,
-    /// Two parity strips in each row, rotating.
+    /// Two parity strips in each row, rotating. A log keeps rows consistent.
     Raid6,
     /// One member after another.
     Concat,
@@ -21,16 +23,25 @@ pub enum Level {
 
 impl Level {
     /// All levels.
-    pub const ALL: [Self; 6] =
-        [Self::Raid0, Self::Raid1, Self::Raid10, Self::Raid5f, Self::Raid6, Self::Concat];
+    pub const ALL: [Self; 7] = [
+        Self::Raid0,
+        Self::Raid1,
+        Self::Raid10,
+        Self::Raid5,
+        Self::Raid5f,
+        Self::Raid6,
+        Self::Concat,
+    ];
 
-    /// The number in a superblock. The reference has 0, 1, 95 and 99; 10 and 6 are ours.
+    /// The number in a superblock. The reference has 0, 1, 95 and 99, and refuses members with any
+    /// other number; 5, 6 and 10 are ours.
     #[must_use]
     pub const fn number(self) -> u32 {
         match self {
             Self::Raid0 => 0,
             Self::Raid1 => 1,
             Self::Raid10 => 10,
+            Self::Raid5 => 5,
             Self::Raid5f => 95,
             Self::Raid6 => 6,
             Self::Concat => 99,
@@ -50,6 +61,7 @@ impl Level {
             Self::Raid0 => "raid0",
             Self::Raid1 => "raid1",
             Self::Raid10 => "raid10",
+            Self::Raid5 => "raid5",
             Self::Raid5f => "raid5f",
             Self::Raid6 => "raid6",
             Self::Concat => "concat",
@@ -70,7 +82,7 @@ impl Level {
         match self {
             Self::Raid0 | Self::Concat => 1,
             Self::Raid1 => 2,
-            Self::Raid10 | Self::Raid5f => 3,
+            Self::Raid10 | Self::Raid5 | Self::Raid5f => 3,
             Self::Raid6 => 4,
         }
     }
@@ -81,7 +93,7 @@ impl Level {
         match self {
             Self::Raid0 | Self::Concat => 0,
             Self::Raid1 => members.saturating_sub(1),
-            Self::Raid10 | Self::Raid5f => 1,
+            Self::Raid10 | Self::Raid5 | Self::Raid5f => 1,
             Self::Raid6 => 2,
         }
     }
@@ -90,10 +102,16 @@ impl Level {
     #[must_use]
     pub const fn parities(self) -> u8 {
         match self {
-            Self::Raid5f => 1,
+            Self::Raid5 | Self::Raid5f => 1,
             Self::Raid6 => 2,
             Self::Raid0 | Self::Raid1 | Self::Raid10 | Self::Concat => 0,
         }
+    }
+
+    /// Whether an array of the level has a row log, so that clients may write parts of a row.
+    #[must_use]
+    pub const fn has_log(self) -> bool {
+        matches!(self, Self::Raid5 | Self::Raid6)
     }
 
     /// Whether the level has strips; `raid1` has none.
@@ -122,6 +140,7 @@ mod tests {
         assert_eq!(Level::from_name("5f"), Some(Level::Raid5f));
         assert_eq!(Level::from_name("0"), Some(Level::Raid0));
         assert_eq!(Level::from_name("raid"), None);
-        assert_eq!(Level::from_number(5), None);
+        assert_eq!(Level::from_name("5"), Some(Level::Raid5));
+        assert_eq!(Level::from_number(4), None);
     }
 }

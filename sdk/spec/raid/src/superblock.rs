@@ -241,7 +241,7 @@ impl Superblock {
         }
         let number = u32_at(header, 116);
         let level = Level::from_number(number)
-            .ok_or_else(|| field("level", number.into(), "0, 1, 6, 10, 95, 99"))?;
+            .ok_or_else(|| field("level", number.into(), "0, 1, 5, 6, 10, 95, 99"))?;
         if num_members < level.members_min() {
             return Err(field("num_base_bdevs", num_members.into(), "the level's minimum or more"));
         }
@@ -532,7 +532,7 @@ mod tests {
     fn fields_that_cannot_be_are_named() {
         assert_eq!(refused(&changed(12, &0_u32.to_le_bytes())), "length");
         assert_eq!(refused(&with_crc(&changed(12, &256_u32.to_le_bytes())[..256])), "length");
-        assert_eq!(refused(&changed(116, &[5, 0, 0, 0])), "level");
+        assert_eq!(refused(&changed(116, &[4, 0, 0, 0])), "level");
         assert_eq!(refused(&changed(120, &[3, 0, 0, 0])), "strip_size");
         assert_eq!(refused(&changed(112, &[0; 4])), "block_size");
         assert_eq!(refused(&changed(104, &[0; 8])), "raid_size");

@@ -271,7 +271,7 @@ fn no_more_repairs_wait_than_there_is_room_for() {
     let _host = load();
     let layout = Layout::new(Level::Raid1, 0, &[64, 64]).unwrap();
     let views = Views { layout: Arc::new(layout), members: vec![None, None] };
-    let shared = Arc::new(Shared::new([9; 16], views, None));
+    let shared = Arc::new(Shared::new([9; 16], views, None, None));
     let room = (0..1000).take_while(|lba| repair::ask(&shared, Fault::Torn, Range::new(*lba, 1)));
     assert_eq!(room.count(), 64);
     assert!(repair::ask(&shared, Fault::Torn, Range::new(5, 1)), "it waits already");

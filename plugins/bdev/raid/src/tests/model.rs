@@ -18,9 +18,14 @@ fn whole(host: &FakeHost, name: &str) -> usize {
 fn run(level: &str, seed: u64, has_superblock: bool) {
     let host = load();
     let mut random = Random::new(seed);
-    let names = ["x0", "x1", "x2"].map(|name| format!("{level}{seed}{has_superblock}{name}"));
-    let disks = names.each_ref().map(|name| Ram::plug(&host, name, 2048 + 64));
-    let all = [&disks[0], &disks[1], &disks[2]];
+    let has_log = matches!(level, "raid5" | "raid6");
+    let members = if has_log { 5 } else { 3 };
+    let names: Vec<String> =
+        (0..members).map(|number| format!("{level}{seed}{has_superblock}x{number}")).collect();
+    // The log is 320 KiB long.
+    let before = if has_log { 2688 } else { 2048 };
+    let disks: Vec<Ram> = names.iter().map(|name| Ram::plug(&host, name, before + 64)).collect();
+    let all: Vec<&Ram> = disks.iter().collect();
     let strip = if level == "raid1" { 0 } else { 1 };
     // raid5f takes only whole stripes: two data strips of two blocks.
     let unit = if level == "raid5f" { 4 } else { 1 };
@@ -28,19 +33,22 @@ fn run(level: &str, seed: u64, has_superblock: bool) {
     let (channel, desc) = array(&host, level, &all, more);
     let name = format!("{}-{level}", names[0]);
     let mut model = [0; NUM_BLOCKS as usize];
-    let most_missing = if level == "raid1" { 2 } else { 1 };
+    let most_missing = if matches!(level, "raid1" | "raid6") { 2 } else { 1 };
+    // Data blocks of a row.
+    let row = if level == "raid6" { 6 } else { 8 };
     for step in 0..400 {
         let what = format!("{level}, seed {seed}, step {step}");
-        let pick = random.below(3) as usize;
+        let pick = random.below(members as u64) as usize;
         match random.below(16) {
             0..=5 => {
                 let lba = random.below(NUM_BLOCKS / unit) * unit;
                 let room = match level {
-                    "raid1" => NUM_BLOCKS - lba,
+                    "raid1" => (NUM_BLOCKS - lba).min(4),
                     "raid10" => 2 - lba % 2,
+                    "raid5" | "raid6" => row - lba % row,
                     _ => unit,
                 };
-                let nblocks = unit.max(1 + random.below(room.min(4)));
+                let nblocks = unit.max(1 + random.below(room));
                 let place = lba as usize..(lba + nblocks) as usize;
                 model[place.clone()].fill_with(|| random.below(250) as u8);
                 let written = write_each(&host, &channel, lba, &model[place]);
@@ -54,7 +62,7 @@ fn run(level: &str, seed: u64, has_superblock: bool) {
                     "{what}, lba {lba}"
                 );
             }
-            12 if whole(&host, &name) > 3 - most_missing => {
+            12 if whole(&host, &name) > members - most_missing => {
                 disks[pick].fail_writes(true);
                 let lba = random.below(NUM_BLOCKS / unit) * unit;
                 let place = lba as usize..(lba + unit) as usize;
@@ -66,7 +74,7 @@ fn run(level: &str, seed: u64, has_superblock: bool) {
                 }
                 disks[pick].fail_writes(false);
             }
-            13 if whole(&host, &name) > 3 - most_missing
+            13 if whole(&host, &name) > members - most_missing
                 && host.registered(&names[pick]).is_some() =>
             {
                 disks[pick].unplug(&host);
@@ -109,6 +117,16 @@ fn raid1_reads_what_was_written_whatever_happens_to_its_members() {
 #[test]
 fn raid10_reads_what_was_written_whatever_happens_to_its_members() {
     run_all("raid10");
+}
+
+#[test]
+fn raid5_reads_what_was_written_whatever_happens_to_its_members() {
+    (1..=16).for_each(|seed| run("raid5", seed, true));
+}
+
+#[test]
+fn raid6_reads_what_was_written_whatever_happens_to_two_of_its_members() {
+    (1..=16).for_each(|seed| run("raid6", seed, true));
 }
 
 #[test]

@@ -40,6 +40,8 @@ struct State {
     flushes: u32,
     /// How writes, unmaps and flushes end; `None` = they succeed.
     writes_end_with: Option<Status>,
+    /// After so many of them, they fail.
+    writes_left: Option<u32>,
     unmaps: u32,
     fails_reads_at: Option<u64>,
     /// Blocks that cannot be read or written.
@@ -147,11 +149,17 @@ impl Ram {
     }
 
     pub(super) fn fail_writes(&self, fails: bool) {
+        self.state().writes_left = None;
         self.end_writes_with(fails.then_some(Status::IO_ERROR));
     }
 
     pub(super) fn end_writes_with(&self, status: Option<Status>) {
         self.state().writes_end_with = status;
+    }
+
+    /// Makes writes and flushes fail after `count` of them.
+    pub(super) fn fail_writes_after(&self, count: u32) {
+        self.state().writes_left = Some(count);
     }
 
     /// Makes blocks bad.
@@ -164,9 +172,14 @@ impl Ram {
         self.state().hangs = true;
     }
 
-    /// Executes the I/O that waits.
+    /// Executes the I/O that waits, and all later I/O.
     pub(super) fn answer(&self) {
         self.state().hangs = false;
+        self.answer_waiting();
+    }
+
+    /// Executes the I/O that waits. The disk goes on hanging.
+    pub(super) fn answer_waiting(&self) {
         let held = HELD.take();
         let (ours, others) = held.into_iter().partition(|(name, _)| *name == self.name);
         HELD.set(others);
@@ -271,6 +284,13 @@ impl Bdev for Disk {
 
 impl State {
     fn take(&mut self, io: &BdevIo) -> Status {
+        if matches!(io.op(), Op::Write(_) | Op::Flush) {
+            match &mut self.writes_left {
+                Some(0) => self.writes_end_with = Some(Status::IO_ERROR),
+                Some(left) => *left -= 1,
+                None => {}
+            }
+        }
         match io.op() {
             Op::Read(range) | Op::Write(range)
                 if self
