@@ -96,6 +96,7 @@ class UnderLoad(unittest.TestCase):
             # With all members: the row log alone completes the writes that the kill interrupts.
             time.sleep(1)
             array.kill()
+            array.wait_until_whole()
             load = array.keep_loaded(load)
             for name in lost:
                 array.remove(name)

@@ -3,6 +3,7 @@
 import os
 import time
 
+from guest import soak_only
 from nvme_guest import NvmeGuestTest
 
 # QEMU requires the IOMMU before the devices whose addresses it translates.
@@ -35,6 +36,7 @@ class Pci(NvmeGuestTest):
         # Vendor 1b36 and device 0010: QEMU's controller.
         self.assertTrue(device["config_space"].startswith("361b1000"), device)
 
+    @soak_only
     def test_a_controller_comes_and_goes_and_comes_back_under_verified_load(self):
         path = f"{self.rundir}/hot.img"
         with open(path, "wb") as f:

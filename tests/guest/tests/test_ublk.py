@@ -2,6 +2,7 @@
 
 import os
 
+from guest import soak_only
 from nvme_guest import NvmeGuestTest
 
 # Kills of the host in one guest. `cargo xtask soak` makes more.
@@ -9,6 +10,7 @@ KILLS = 20 if os.environ.get("DRIVEBAY_SOAK") else 1
 
 
 class KernelDisk(NvmeGuestTest):
+    @soak_only
     def test_a_disk_is_verified_outlives_a_killed_host_and_goes_with_its_bdev_target_and_host(self):
         env = {name: os.environ[name] for name in ("DRIVEBAY_BIN", "DRIVEBAY_PLUGIN_DIR", "SPDK_RPC")}
         self.run_script("ublk.sh", env={**env, "KILLS": str(KILLS)}, net="none", mem="1536M")

@@ -21,8 +21,6 @@ class VhostGuest(NvmeGuestTest):
         host.flags = ("-S", host.folder)
         return host
 
-
-class VhostBlock(VhostGuest):
     def controller(self, host, bdev, **params):
         """Creates a controller. Returns QEMU's arguments for a disk on it."""
         self.serve(host, bdev, **params)
@@ -36,6 +34,8 @@ class VhostBlock(VhostGuest):
     def serve(self, host, bdev, **params):
         host.call("vhost_create_blk_controller", ctrlr="disk.sock", dev_name=bdev, **params)
 
+
+class VhostBlock(VhostGuest):
     def run_disk(self, make_disk, **params):
         with self.host() as host:
             arguments = self.controller(host, make_disk(host), **params)
@@ -70,7 +70,8 @@ class VhostBlock(VhostGuest):
         self.kill_under_load(packed_ring=True)
 
 
-class VhostRoot(VhostBlock):
+class VhostRoot(VhostGuest):
+    @soak_only
     def test_a_guest_boots_from_its_disk_and_sees_neither_a_killed_host_nor_an_old_size(self):
         with self.host() as host:
             path, size = f"{host.folder}/File0.img", 128 * MIB
