@@ -11,7 +11,7 @@
 //! | … registrants only | reads, writes | read, write | read (write exclusive) or nothing |
 //! | … all registrants | every registrant is a holder | read, write | read (write exclusive) or nothing |
 //!
-//! A table belongs to one thread. It does no I/O. Its owner stores it, with [`file`].
+//! A table belongs to one thread. It does no I/O. Its owner stores it, with [`mod@file`].
 
 pub mod file;
 mod table;
