@@ -1,6 +1,5 @@
 """RAID: PyPI's `spdk` client calls the methods; arrays start again after a kill."""
 
-import os
 import subprocess
 import time
 import unittest
@@ -145,8 +144,6 @@ class Served:
     def __init__(self, host, name, size):
         self.host, self.size, self.model = host, size, bytearray(size)
         path = f"{host.folder}/nbd.sock"
-        if os.path.exists(path):
-            os.unlink(path)  # of a host that was killed
         host.call("nbd_create_server", name="server", path=path)
         host.call("nbd_server_add_export", server="server", bdev_name=name)
         self.uri = f"nbd+unix:///{name}?socket={path}"

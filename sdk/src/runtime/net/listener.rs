@@ -1,6 +1,7 @@
 //! Listening sockets.
 
 use super::address::{Address, of_system};
+use super::stale::remove_stale;
 use super::stream::{Options, Stream, is_exhausted};
 use crate::error::{Error, Result};
 use rustix::io::Errno;
@@ -41,11 +42,18 @@ pub struct Listener {
 
 impl Listener {
     /// Starts listening. An IPv6 socket accepts IPv6 only, so both families can use the same port. With port 0 the system chooses a port.
+    /// The listener replaces a Unix socket that a killed process left at its path.
     ///
     /// # Errors
     /// `EADDRINUSE`, `EADDRNOTAVAIL` and other errors of bind(2) and listen(2). The text names the address.
     pub fn bind(address: &Address, options: &ListenOptions) -> Result<Self> {
-        let socket = open(address, options).map_err(|error| {
+        let mut opened = open(address, options);
+        if let (Err(Errno::ADDRINUSE), Address::Unix(path)) = (&opened, address)
+            && remove_stale(path).is_ok()
+        {
+            opened = open(address, options);
+        }
+        let socket = opened.map_err(|error| {
             let why = io::Error::from(error);
             Error::new(error.raw_os_error(), format!("listening on {address}: {why}"))
         })?;

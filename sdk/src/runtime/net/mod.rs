@@ -14,6 +14,7 @@ mod layer;
 mod listener;
 mod pieces;
 mod sockets;
+mod stale;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -24,4 +25,5 @@ pub use layer::{Layer, Socket};
 pub use listener::{ListenOptions, Listener};
 pub use pieces::{InPiece, OutPiece};
 pub use sockets::{Next, Sockets};
+pub use stale::remove_stale;
 pub use stream::{Options, Stream};

@@ -8,7 +8,7 @@ use crate::testing::FakeHost;
 use std::cell::RefCell;
 use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -185,6 +185,24 @@ fn a_connect_that_nobody_answers_ends_in_time() {
     host.advance(LONG);
     let error = host.wait(|| stuck.take()).unwrap_err();
     assert_eq!(error.errno(), errno::ETIMEDOUT);
+}
+
+#[test]
+fn a_socket_that_a_killed_process_left_is_replaced_and_any_other_file_stays() {
+    let path = std::env::temp_dir().join(format!("drivebay-stale-{}.sock", std::process::id()));
+    let address = Address::unix("path", path.clone()).unwrap();
+    let bind = || Listener::bind(&address, &ListenOptions::default());
+    let in_use = rustix::io::Errno::ADDRINUSE.raw_os_error();
+    // The standard library leaves the path behind, as a killed process does.
+    let used = UnixListener::bind(&path).unwrap();
+    assert_eq!(bind().unwrap_err().errno(), in_use);
+    drop(used);
+    drop(bind().unwrap());
+
+    std::fs::write(&path, "kept").unwrap();
+    assert_eq!(bind().unwrap_err().errno(), in_use);
+    assert_eq!(std::fs::read(&path).unwrap(), b"kept");
+    std::fs::remove_file(&path).unwrap();
 }
 
 #[test]

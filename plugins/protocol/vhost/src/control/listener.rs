@@ -1,13 +1,13 @@
 //! Listening sockets, and VMMs that connect to them.
 
 use super::{Control, Entry};
+use drivebay_sdk::runtime::net::remove_stale;
 use drivebay_sdk::throttle::Throttle;
 use drivebay_sdk::{Error, Result, errno, thread, tracing};
 use rustix::event::epoll;
 use rustix::io::Errno;
 use std::fmt;
 use std::io::ErrorKind;
-use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
@@ -106,19 +106,7 @@ fn bind(path: &Path) -> Result<UnixListener> {
     };
     match UnixListener::bind(path) {
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
-            let file = std::fs::symlink_metadata(path).map_err(refuse)?.file_type();
-            if !file.is_socket() {
-                let why = format!("{}: this file exists and is not a socket", path.display());
-                return Err(Error::new(errno::EEXIST, why));
-            }
-            match UnixStream::connect(path) {
-                Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
-                _ => {
-                    let why = format!("{}: another process uses this socket", path.display());
-                    return Err(Error::new(errno::EBUSY, why));
-                }
-            }
-            std::fs::remove_file(path).map_err(refuse)?;
+            remove_stale(path)?;
             UnixListener::bind(path).map_err(refuse)
         }
         bound => bound.map_err(refuse),
