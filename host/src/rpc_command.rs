@@ -88,7 +88,7 @@ pub fn method_names() -> Vec<String> {
     methods().into_iter().map(|method| method.name).collect()
 }
 
-/// The declaration of the optionsed method in this program, for help without a server.
+/// The declaration of the requested method in this program, for help without a server.
 fn declared(options: &Rpc) -> Option<Method> {
     let name = options.method.as_ref()?;
     methods().into_iter().find(|method| method.name == *name || method.aliases.contains(name))

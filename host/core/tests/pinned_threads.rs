@@ -36,7 +36,7 @@ fn a_thread_moves_only_while_no_plugin_forbids_it() {
         "thread worker cannot move to another core, because plugin keeps_tls may keep thread-local \
          state (its door lacks BAY_PF_THREADS_MOVE); unload the plugin first"
     );
-    // A mask that has the thread's core is no move.
+    // A mask that contains the thread's core does not move the thread.
     thread::set_cpumask(id, CpuSet::parse("[0,1]").unwrap()).unwrap();
     assert_eq!(core_of(id), 0);
 

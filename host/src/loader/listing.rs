@@ -38,7 +38,7 @@ pub struct Listing {
     pub kind: String,
     /// The state.
     pub state: State,
-    /// The reason why the plugin is in this state; empty if there is none.
+    /// The reason why the plugin is in this state; `None` if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// The path of its file.

@@ -108,6 +108,6 @@ fn change(host: &Host, flag: &str, on: bool) -> Result<bool, RpcError> {
 }
 
 fn notify_plugins(host: &Host) -> Result<bool, RpcError> {
-    let told = host.manager.log_level_changed();
-    told.map(|()| true).map_err(RpcError::internal)
+    let notified = host.manager.log_level_changed();
+    notified.map(|()| true).map_err(RpcError::internal)
 }

@@ -30,7 +30,7 @@ pub(super) fn bind(kernel: &Kernel, address: Address, force: bool) -> Result<(),
     // The claims live until the device has left its driver.
     let _claims = match usage::claim(kernel, &disks) {
         Err(why) if !force => {
-            return Err(format!("{address} is in use: {why}; stop that use first, or use --force"));
+            return Err(format!("{address} {why}, or use --force"));
         }
         claims => claims.unwrap_or_default(),
     };
@@ -63,13 +63,13 @@ pub(super) fn unbind(kernel: &Kernel, address: Address, force: bool) -> Result<(
             "{address} has the driver {driver}; allowed: a device that has {VFIO_PCI} or no driver"
         ));
     }
-    let group = found.iommu_group.filter(|_| found.driver.is_some());
-    let openers = group.map(|group| usage::openers(kernel, group)).unwrap_or_default();
+    let has_vfio = found.driver.is_some();
+    let openers = if has_vfio { usage::openers(kernel, &found) } else { Vec::new() };
     if !openers.is_empty() && !force {
         // The kernel waits until the process closes the device.
         let openers = openers.join(", ");
         return Err(format!(
-            "{openers} has opened the IOMMU group of {address}: detach it there first, or use --force"
+            "{openers} has opened {address} or its IOMMU group: detach it there first, or use --force"
         ));
     }
     give(kernel, &found, "")?;

@@ -20,7 +20,7 @@ pub(super) struct Entry {
     iommu_group: Option<u32>,
     driver: Option<String>,
     disks: Vec<usage::Disk>,
-    /// Processes that have opened the device's IOMMU group.
+    /// Processes that have opened the device or its IOMMU group.
     opened_by: Vec<String>,
 }
 
@@ -38,7 +38,7 @@ pub(super) fn entry(kernel: &Kernel, address: Address) -> Option<Entry> {
 
 fn describe(kernel: &Kernel, found: Found) -> Entry {
     let is_of_vfio = found.driver.as_deref() == Some(refusal::VFIO_PCI);
-    let group = found.iommu_group.filter(|_| is_of_vfio);
+    let opened_by = if is_of_vfio { usage::openers(kernel, &found) } else { Vec::new() };
     Entry {
         address: found.address.to_string(),
         vendor: format!("{:04x}", found.vendor),
@@ -48,7 +48,7 @@ fn describe(kernel: &Kernel, found: Found) -> Entry {
         iommu_group: found.iommu_group,
         driver: found.driver,
         disks: usage::disks(kernel, found.address),
-        opened_by: group.map(|group| usage::openers(kernel, group)).unwrap_or_default(),
+        opened_by,
     }
 }
 

@@ -60,7 +60,7 @@ fn set_driver(root: &Path, address: &str, driver: &str) {
     symlink(root.join("sys/bus/pci/drivers").join(driver), link).unwrap();
 }
 
-/// The kernel's part of a write: a device leaves its driver, and gets the one that `driver_override` names, or else `nvme`.
+/// The kernel's part of a write: a device leaves its driver, and gets the driver that `driver_override` names, or else `nvme`.
 fn kernel_writes(kernel: &Kernel, path: &Path, text: &str) -> io::Result<()> {
     let device = |address: &str| kernel.devices().join(address);
     match path.file_name().and_then(|name| name.to_str()) {
@@ -206,6 +206,19 @@ fn a_disk_that_a_process_has_open_is_refused_with_the_process_unless_forced() {
 }
 
 #[test]
+fn a_disk_that_cannot_be_opened_is_refused_with_the_error_unless_forced() {
+    let machine = machine();
+    let node = machine.path().join("dev/nvme0n1");
+    fs::remove_file(&node).unwrap();
+    // A link to itself cannot be opened, not even by root.
+    symlink("nvme0n1", &node).unwrap();
+    let (_, err, is_good) = bind(machine.path(), false);
+    assert!(!is_good && err.contains("cannot be opened") && !err.contains("is in use"), "{err}");
+    assert_eq!(driver(machine.path(), DISK).as_deref(), Some("nvme"));
+    assert!(bind(machine.path(), true).2);
+}
+
+#[test]
 fn a_file_system_on_the_kernels_multipath_disk_counts() {
     let machine = machine();
     let root = machine.path();
@@ -275,9 +288,23 @@ fn a_device_that_a_process_has_open_is_not_returned_unless_forced() {
     let (_, err, is_good) = unbind(false);
     assert!(!is_good && err.contains("process 42 (drivebay)"), "{err}");
     assert!(unbind(true).2);
-    // A device of another driver is none of ours.
+    // A device with another driver is refused, even with --force.
     let (_, err, is_good) = unbind(true);
     assert!(!is_good && err.contains("has the driver nvme"), "{err}");
+}
+
+#[test]
+fn a_device_that_a_process_has_open_without_its_group_is_not_returned_either() {
+    let machine = machine();
+    assert!(bind(machine.path(), false).2);
+    let device = machine.path().join("sys/bus/pci/devices").join(DISK);
+    fs::create_dir_all(device.join("vfio-dev/vfio3")).unwrap();
+    let process = machine.path().join("proc/42");
+    fs::create_dir_all(process.join("fd")).unwrap();
+    fs::write(process.join("comm"), "qemu\n").unwrap();
+    symlink("/dev/vfio/devices/vfio3", process.join("fd/9")).unwrap();
+    let (_, err, is_good) = run_on(machine.path(), &Pci::Unbind(of(DISK, false)));
+    assert!(!is_good && err.contains("process 42 (qemu)"), "{err}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! opened the device through VFIO.
 
 use super::Kernel;
-use drivebay_core::env::pci::Address;
+use drivebay_core::env::pci::{Address, sysfs::Found};
 use serde::Serialize;
 use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
@@ -92,20 +92,21 @@ fn users(kernel: &Kernel, name: &str, path: &Path) -> Vec<String> {
 /// Claims the disks, so that nobody begins to use them while the result lives.
 ///
 /// # Errors
-/// What uses a disk.
+/// What uses a disk, or why this cannot be found out, and what to do. The text continues a sentence that begins with the device.
 pub(super) fn claim(kernel: &Kernel, disks: &[Disk]) -> Result<Vec<File>, String> {
+    let in_use = |why: &str| Err(format!("is in use: {why}; stop that use first"));
     let used = disks.iter().filter(|disk| !disk.used_by.is_empty());
     let used: Vec<String> =
         used.map(|disk| format!("{} is {}", disk.name, disk.used_by.join(" and "))).collect();
     if !used.is_empty() {
-        return Err(used.join(", "));
+        return in_use(&used.join(", "));
     }
     // A program that writes to the disk itself, such as a virtual machine, need not have claimed it.
     for disk in disks {
         let node = Path::new("/dev").join(node_of(&disk.name));
         let openers = processes(kernel, &node);
         if !openers.is_empty() {
-            return Err(format!("{} has opened {}", openers.join(", "), node.display()));
+            return in_use(&format!("{} has opened {}", openers.join(", "), node.display()));
         }
     }
     let mut claims = Vec::new();
@@ -116,19 +117,30 @@ pub(super) fn claim(kernel: &Kernel, disks: &[Disk]) -> Result<Vec<File>, String
             Ok(file) => claims.push(file),
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
-                return Err(format!(
-                    "{name} is in use by another mount namespace, file system or program"
+                return in_use(&format!(
+                    "another mount namespace, file system or program has claimed {name}"
                 ));
             }
-            Err(error) => return Err(format!("{}: {error}", node.display())),
+            Err(error) => {
+                return Err(format!(
+                    "may be in use: {} cannot be opened: {error}; run the command as root",
+                    node.display()
+                ));
+            }
         }
     }
     Ok(claims)
 }
 
-/// The processes that have opened an IOMMU group, in words. A caller that is not root sees only its own processes.
-pub(super) fn openers(kernel: &Kernel, group: u32) -> Vec<String> {
-    processes(kernel, &Path::new("/dev/vfio").join(group.to_string()))
+/// The processes that have opened a device or its IOMMU group through VFIO, in words. A caller that is not root sees only its own
+/// processes.
+pub(super) fn openers(kernel: &Kernel, found: &Found) -> Vec<String> {
+    let group = found.iommu_group.map(|group| Path::new("/dev/vfio").join(group.to_string()));
+    // Linux, Documentation/driver-api/vfio.rst, "VFIO Device cdev": a process may open the device without the group.
+    let folder = kernel.devices().join(found.address.to_string()).join("vfio-dev");
+    let devices = fs::read_dir(folder).into_iter().flatten().flatten();
+    let devices = devices.map(|device| Path::new("/dev/vfio/devices").join(device.file_name()));
+    group.into_iter().chain(devices).flat_map(|node| processes(kernel, &node)).collect()
 }
 
 /// The processes that have opened a file, in words.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Structs with functions that are no tables: the SDK fills them for each I/O, message, wait and job.
+/// Structs that contain functions but are not tables: the SDK fills them for each I/O, message, wait and job.
 const NO_TABLES: [&str; 5] = ["bay_sink", "bay_io", "bay_wait", "bay_msg", "bay_job"];
 
 struct Row {

@@ -1,12 +1,9 @@
 //! `cargo xtask asan`: the Rust tests under AddressSanitizer.
 //!
-//! The tests of a crate share a process, as they do in a vendor's `cargo test`. So a test that uses what another one has freed is
-//! found, too. The toolchain has the sanitizer's runtime, but its flag is unstable, which `RUSTC_BOOTSTRAP` allows.
+//! The tests of a crate share a process, as they do in a vendor's `cargo test`. So the sanitizer also finds a test that uses memory
+//! which another test has freed. The toolchain has the sanitizer's runtime, but its flag is unstable, which `RUSTC_BOOTSTRAP` allows.
 
 use crate::{Failure, Outcome, run};
-
-/// Without the target, cargo would build its build scripts and macros with the sanitizer as well.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Crates whose tests the sanitizer cannot follow: loom switches stacks itself.
 const LEFT_OUT: [&str; 1] = ["drivebay-loom"];
@@ -18,7 +15,7 @@ pub(crate) fn main(args: &[&str]) -> Outcome {
     }
     let built = run::target().join("asan");
     let mut command = run::cargo(&["test", "--lib", "--bins", "--tests", "--no-fail-fast"]);
-    command.args(["--target", TARGET]).arg("--target-dir").arg(&built);
+    command.args(["--target", run::HOST]).arg("--target-dir").arg(&built);
     if args.is_empty() {
         command.arg("--workspace");
         LEFT_OUT.iter().for_each(|name| {

@@ -21,7 +21,6 @@ use crate::tally::Tally;
 use crate::{Failure, Outcome, run};
 use target::{Clock, Run};
 
-const HOST: &str = "x86_64-unknown-linux-gnu";
 /// Counters on every edge and a hook at every comparison. Neither may be merged with another.
 const COUNTERS: &str = "-Cpasses=sancov-module -Ccodegen-units=1 --cfg fuzzing \
     -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
@@ -129,12 +128,12 @@ fn tell(run: &Run, ended: Result<bool, String>) -> Tally {
 /// Builds the program with counters and returns its path.
 fn build() -> Result<PathBuf, String> {
     run::must(
-        run::cargo(&["build", "--quiet", "--release", "--target", HOST])
+        run::cargo(&["build", "--quiet", "--release", "--target", run::HOST])
             .args(["--manifest-path", "tests/fuzz/libfuzzer/Cargo.toml"])
             .env("RUSTFLAGS", COUNTERS)
             .env("CARGO_TARGET_DIR", folder()),
     )?;
-    Ok(folder().join(HOST).join("release/drivebay-libfuzzer"))
+    Ok(folder().join(run::HOST).join("release/drivebay-libfuzzer"))
 }
 
 /// The folder for the build, unpacked corpora, new inputs and logs.

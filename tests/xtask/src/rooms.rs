@@ -10,7 +10,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     // The bus. The state reaches nothing above it.
     ("host/core/src/bdev/state", &["bdev::state", "env", "reactor"]),
     ("host/core/src/bdev/path", &["bdev::path", "bdev::state", "env", "reactor"]),
-    // The registry uses the path only to drain a bdev.
+    // The registry uses the path only for a bdev that is removed or whose module has failed.
     (
         "host/core/src/bdev/registry",
         &[
@@ -74,7 +74,7 @@ fn a_path_that_leaves_a_room_is_found_in_every_spelling() {
     assert!(!climbs_out("use super::super::x;", 2));
 }
 
-/// The paths after `crate::` that none of the allowed ones contains.
+/// The paths after `crate::` that lead to none of the allowed places.
 fn paths_out<'t>(code: &'t str, allowed: &'t [&str]) -> impl Iterator<Item = &'t str> {
     let after = code.match_indices("crate::").filter(|(at, _)| !code[..*at].ends_with("pub(in "));
     let names = after.flat_map(|(at, _)| {

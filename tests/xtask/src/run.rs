@@ -11,6 +11,9 @@ pub(crate) fn top() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().skip(2).take(1).collect()
 }
 
+/// The target that instrumented builds name (`fuzz`, `asan`). If they named none, cargo would also instrument build scripts and macros.
+pub(crate) const HOST: &str = "x86_64-unknown-linux-gnu";
+
 /// The target folder; a relative `CARGO_TARGET_DIR` counts from the work tree's top.
 pub(crate) fn target() -> PathBuf {
     top().join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))

@@ -1,5 +1,5 @@
-//! The bdev bus, in three rooms. Each knows only the ones after it, but for one arrow: the registry
-//! drains a bdev that leaves through the path.
+//! The bdev bus, in three rooms. The path and the registry use the state, and the state uses neither of
+//! them. The registry uses the path only for a bdev that is removed or whose module has failed.
 //!
 //! ```text
 //! registry/  bdevs, names, claims, descriptors, events, examination, removal

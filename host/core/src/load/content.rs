@@ -3,7 +3,7 @@
 //! The first word of a block is its LBA, the second its generation. All other words are computed
 //! from these two.
 
-/// A block with other content than the run wrote to it.
+/// A block whose content differs from what the run wrote to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mismatch {
     /// The address of the block.

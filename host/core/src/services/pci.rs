@@ -70,7 +70,7 @@ unsafe extern "C" fn open(
         unsafe { handle.write(opened) };
     });
     // SAFETY: the caller's sink, or NULL.
-    unsafe { told(opened, why) }
+    unsafe { explained(opened, why) }
 }
 
 unsafe extern "C" fn close(host: *const bay_host, handle: u64) -> i32 {
@@ -158,7 +158,7 @@ unsafe extern "C" fn removal_fd(host: *const bay_host, handle: u64, fd: *mut i32
 
 unsafe extern "C" fn share(_host: *const bay_host, region: u32, why: *const bay_sink) -> i32 {
     // SAFETY: the caller's sink, or NULL.
-    unsafe { told(ledger::share(region), why) }
+    unsafe { explained(ledger::share(region), why) }
 }
 
 unsafe extern "C" fn changes_fd(host: *const bay_host, fd: *mut i32) -> i32 {
@@ -184,7 +184,7 @@ unsafe fn store<T>(result: Result<T>, place: *mut T) -> i32 {
 ///
 /// # Safety
 /// `why` is NULL or a sink that is valid for the call.
-unsafe fn told(result: Result<(), Error>, why: *const bay_sink) -> i32 {
+unsafe fn explained(result: Result<(), Error>, why: *const bay_sink) -> i32 {
     let Err(error) = result else { return 0 };
     // SAFETY: the caller's promise.
     if let Some(sink) = unsafe { why.as_ref() }

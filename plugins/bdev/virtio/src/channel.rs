@@ -27,7 +27,7 @@ pub struct Channel {
     kick: Option<Arc<OwnedFd>>,
     /// The I/O in each slot of the queue.
     at_device: Vec<Option<BdevIo>>,
-    /// I/O that found no free slot.
+    /// I/O that found no free slot, or whose unit is doubtful.
     waiting: IoQueue,
     num_at_device: u32,
     /// I/O that the device has ended, modulo 2^32. A request that must be sent again does not count, so a device that does nothing
@@ -69,7 +69,11 @@ impl Channel {
         }
         // I/O that waits already goes first.
         match &mut self.queue {
-            Some(queue) if self.waiting.is_empty() && queue.has_room() => self.put(io),
+            Some(queue)
+                if self.waiting.is_empty() && queue.has_room() && self.dialect.may_submit() =>
+            {
+                self.put(io);
+            }
             _ => self.waiting.push(io),
         }
     }
@@ -97,8 +101,10 @@ impl Channel {
         {
             signal(kick);
         }
+        // I/O of a doubtful unit counts as one request, so that a device that does not stop reporting doubts makes no progress.
+        let is_held = self.queue.is_some() && !self.waiting.is_empty();
         if let Some(seat) = self.own_seat() {
-            seat.note(self.num_at_device, self.num_done);
+            seat.note(self.num_at_device.max(is_held.into()), self.num_done);
         }
     }
 
@@ -109,10 +115,16 @@ impl Channel {
             self.look();
             did = true;
         }
-        if did {
+        // I/O that waits although there is room was held back by a doubt, which is cleared now.
+        if did || (!self.waiting.is_empty() && self.can_put()) {
             self.refill();
+            did = true;
         }
         did
+    }
+
+    fn can_put(&self) -> bool {
+        self.queue.as_ref().is_some_and(DriverQueue::has_room) && self.dialect.may_submit()
     }
 
     fn complete_some(&mut self) -> bool {
@@ -146,13 +158,18 @@ impl Channel {
                 self.num_done = self.num_done.wrapping_add(1);
                 io.complete_with(result);
             }
-            Ended::Again => self.waiting.push(io),
+            Ended::Again { is_doubtful } => {
+                self.waiting.push(io);
+                if is_doubtful {
+                    self.link.doubted.notify();
+                }
+            }
         }
     }
 
     /// Puts waiting I/O into the free slots, and shows it to the device.
     fn refill(&mut self) {
-        while self.queue.as_ref().is_some_and(DriverQueue::has_room)
+        while self.can_put()
             && let Some(io) = self.waiting.pop()
         {
             self.put(io);

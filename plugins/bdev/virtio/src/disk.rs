@@ -121,10 +121,22 @@ pub(crate) enum Ended {
     /// Completes it.
     Done(IoResult),
     /// Sends it again.
-    Again,
+    Again {
+        /// Whether it must wait until the controller has looked which unit the target has. [`Dialect::may_submit`] says when.
+        is_doubtful: bool,
+    },
 }
 
 impl Dialect {
+    /// Whether the device may get I/O now.
+    #[inline]
+    pub(crate) fn may_submit(&self) -> bool {
+        match self {
+            Self::Blk(_) => true,
+            Self::Scsi(scsi) => scsi.standing.is_clear(),
+        }
+    }
+
     /// Puts an I/O into a queue that has room. Returns its slot.
     ///
     /// # Errors

@@ -57,6 +57,8 @@ pub(crate) struct Link {
     state: Mutex<State>,
     /// Notified when a channel finds a broken device.
     pub(crate) broken: Notify,
+    /// Notified when a channel finds a doubtful unit.
+    pub(crate) doubted: Notify,
 }
 
 #[derive(Debug)]
@@ -103,7 +105,7 @@ impl Link {
             broken: None,
         };
         let (generation, state) = (AtomicU64::new(1), Mutex::new(state));
-        Ok(Self { generation, seats, state, broken: Notify::new() })
+        Ok(Self { generation, seats, state, broken: Notify::new(), doubted: Notify::new() })
     }
 
     pub(crate) fn seats(&self) -> &[Seat] {
@@ -136,6 +138,15 @@ impl Link {
         if phase == Phase::Failing {
             state.failed = generation;
         }
+        self.wake_seats(&state);
+    }
+
+    /// Wakes the channels, because I/O of a doubtful unit can go on or fail. `[app thread]`
+    pub(crate) fn wake(&self) {
+        self.wake_seats(&self.state());
+    }
+
+    fn wake_seats(&self, state: &State) {
         for seat in
             self.seats.iter().zip(&state.is_taken).filter_map(|(seat, taken)| taken.then_some(seat))
         {

@@ -17,7 +17,7 @@ use drivebay_ring::ublk::{
 };
 use drivebay_sdk::bdev::{Event, Info, OpSet, open_export};
 use drivebay_sdk::runtime::group::Weight;
-use drivebay_sdk::runtime::{task, worker};
+use drivebay_sdk::runtime::{Resident, task, worker};
 use drivebay_sdk::{App, Error, Result, errno, thread, tracing};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -112,7 +112,8 @@ impl Target {
         let setting = move |control: &mut Control| control.set_params(id, &params);
         let running = async {
             control(format!("describing {}", path(id)), setting).await?;
-            self.begin_queues(active, info, source).await?;
+            let members = self.prepare_queues(active, &info, source).await?;
+            begin_queues(info, &members).await?;
             control(format!("starting {}", path(id)), move |control| control.start(id)).await
         };
         self.or_take_down(active, id, running.await).await
@@ -163,9 +164,22 @@ impl Target {
         if let Some(disk) = self.disks.borrow_mut().get_mut(&id) {
             (disk.num_queues, disk.depth) = (info.num_queues, info.depth);
         }
-        begin_recovery(id).await?;
+        // Buffers and channels come first: if there is no memory for them, the recovery can be called again.
+        let preparing = async {
+            let members = self.prepare_queues(active, &info, source).await?;
+            begin_recovery(id).await?;
+            Ok::<_, Error>(members)
+        };
+        let members = match preparing.await {
+            Ok(members) => members,
+            Err(error) => {
+                // If this fails, a thread has ended and has dropped its queues.
+                let _ = end_queues(active, id).await;
+                return Err(error);
+            }
+        };
         let running = async {
-            self.begin_queues(active, info, source).await?;
+            begin_queues(info, &members).await?;
             control(format!("continuing {}", path(id)), move |control| control.end_recovery(id))
                 .await
         };
@@ -206,32 +220,29 @@ impl Target {
         Ok(Arc::new(Source { desc, info }))
     }
 
-    /// Serves the queues of a device, each on the thread with the least load.
-    async fn begin_queues(
+    /// Prepares the queues of a device, each on the thread with the least load. Returns these threads, by queue.
+    async fn prepare_queues(
         &self,
         active: &Active,
-        info: DeviceInfo,
+        info: &DeviceInfo,
         source: &Arc<Source>,
-    ) -> Result<()> {
-        let opened = worker::run("open ublk device", move || Device::open(info));
-        let device = Arc::new(opened.await?.map_err(|error| {
-            Error::new(
-                error.raw_os_error().unwrap_or(errno::EIO),
-                format!("/dev/ublkc{}: {error}", info.id),
-            )
-        })?);
+    ) -> Result<Vec<Resident<Queues>>> {
+        let (id, depth) = (info.id, info.depth);
+        let mut members = Vec::new();
         for index in 0..info.num_queues {
             let least = active.group.least_loaded();
             let (member, weight) =
                 least.ok_or_else(|| Error::new(errno::EAGAIN, "there is no thread for queues"))?;
-            let (device, source) = (Arc::clone(&device), Arc::clone(source));
-            let begin = async move |queues: Rc<Queues>| queues.begin(&device, index, &source);
-            member.call(begin)?.await??;
-            if let Some(disk) = self.disks.borrow_mut().get_mut(&info.id) {
+            let source = Arc::clone(source);
+            let prepare =
+                async move |queues: Rc<Queues>| queues.prepare((id, index), depth, &source);
+            member.call(prepare)?.await??;
+            members.push(member.clone());
+            if let Some(disk) = self.disks.borrow_mut().get_mut(&id) {
                 disk.weights.push(weight);
             }
         }
-        Ok(())
+        Ok(members)
     }
 
     /// Stops a disk. What was written to it is on the bdev afterwards, except data that a mounted file system still caches.
@@ -272,6 +283,28 @@ impl Target {
     }
 }
 
+/// Opens a device, and serves each queue on the thread that has prepared it.
+async fn begin_queues(info: DeviceInfo, members: &[Resident<Queues>]) -> Result<()> {
+    let opened = worker::run("open ublk device", move || Device::open(info));
+    let device = Arc::new(opened.await?.map_err(|error| {
+        Error::new(
+            error.raw_os_error().unwrap_or(errno::EIO),
+            format!("/dev/ublkc{}: {error}", info.id),
+        )
+    })?);
+    for (index, member) in (0..).zip(members) {
+        let device = Arc::clone(&device);
+        let begin = async move |queues: Rc<Queues>| queues.begin(&device, index);
+        member.call(begin)?.await??;
+    }
+    Ok(())
+}
+
+/// Waits until the queues of a device have ended.
+async fn end_queues(active: &Active, id: u32) -> Result<()> {
+    active.group.on_each(async move |queues: Rc<Queues>| queues.end(id).await).await.map(drop)
+}
+
 /// Writes the data back that the kernel has cached for a disk. If a write fails, its data is lost, and the disk can stop.
 ///
 /// # Errors
@@ -291,7 +324,7 @@ async fn write_back(id: u32) -> Result<()> {
 async fn take_down(active: &Active, id: u32) -> Result<()> {
     let stopped = control(format!("stopping {}", path(id)), move |control| control.stop(id));
     unless_gone(stopped.await)?;
-    active.group.on_each(async move |queues: Rc<Queues>| queues.end(id).await).await?;
+    end_queues(active, id).await?;
     let removed = control(format!("removing {}", path(id)), move |control| control.delete(id));
     unless_gone(removed.await).map_err(|error| match error.errno() {
         errno::ETIMEDOUT => {
@@ -374,7 +407,7 @@ fn disks_max() -> usize {
 /// Stops a disk, because its bdev goes away.
 fn bdev_goes(id: u32) {
     let stop = async move {
-        tracing::warn!("{} stops: its bdev goes away", path(id));
+        tracing::warn!("{} stops, because its bdev is being removed", path(id));
         let stopped = async { get()?.stop_disk(id).await }.await;
         // ENODEV: another call has stopped the disk.
         if let Err(error) = stopped

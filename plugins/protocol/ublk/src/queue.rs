@@ -33,9 +33,21 @@ pub struct Source {
 /// The queues of one thread.
 #[derive(Debug, Default)]
 pub struct Queues {
+    prepared: RefCell<Vec<Prepared>>,
     all: RefCell<Vec<Running>>,
     /// Notified when a queue has ended.
     ended: Rc<Notify>,
+}
+
+/// The buffers and the channel of a queue that is not served yet.
+#[derive(Debug)]
+struct Prepared {
+    id: u32,
+    index: u16,
+    ios: Vec<KernelBox<Io>>,
+    flight: Rc<Flight>,
+    channel: Channel,
+    source: Arc<Source>,
 }
 
 /// A queue that is being served.
@@ -79,38 +91,54 @@ impl AsMut<Buf> for Io {
 }
 
 impl Queues {
-    /// Opens queue `index` of a device, and serves it. The kernel gets its commands in the next round.
+    /// Allocates the buffers of queue `index` of device `id`, and opens its channel. [`end`](Self::end) frees them.
     ///
     /// # Errors
-    /// `ENOMEM` when there is no memory for the buffers, the error of the bdev's module, or the kernel's.
-    pub fn begin(&self, device: &Arc<Device>, index: u16, source: &Arc<Source>) -> Result<()> {
-        let info = *device.info();
+    /// `ENOMEM` when there is no memory for the buffers, or the error of the bdev's module.
+    pub fn prepare(&self, (id, index): (u32, u16), depth: u16, source: &Arc<Source>) -> Result<()> {
         let flight = Rc::<Flight>::default();
         let io = |tag| {
             let buf = buf::alloc_outside_pools(DATA_MAX)?;
             Ok(KernelBox(Box::new(Io { buf, tag, result: 0, flight: Rc::clone(&flight) })))
         };
-        let ios = (0..info.depth).map(io).collect::<Result<Vec<_>>>()?;
+        let ios = (0..depth).map(io).collect::<Result<Vec<_>>>()?;
         let channel = source.desc.channel()?;
+        let source = Arc::clone(source);
+        self.prepared.borrow_mut().push(Prepared { id, index, ios, flight, channel, source });
+        Ok(())
+    }
+
+    /// Opens a queue that was prepared, and serves it. The kernel gets its commands in the next round.
+    ///
+    /// # Errors
+    /// `EINVAL` when it was not prepared, or the kernel's error.
+    pub fn begin(&self, device: &Arc<Device>, index: u16) -> Result<()> {
+        let id = device.info().id;
+        let mut prepared = self.prepared.borrow_mut();
+        let place = prepared.iter().position(|queue| queue.id == id && queue.index == index);
+        let place = place.ok_or_else(|| Error::new(errno::EINVAL, "the queue is not prepared"))?;
+        let Prepared { ios, flight, channel, source, .. } = prepared.swap_remove(place);
+        drop(prepared);
         let queue = Queue::open(Arc::clone(device), index, ios)?;
         let fd = queue.event_fd().as_raw_fd();
         let served = Rc::new(Served {
-            name: format!("/dev/ublkb{} queue {index}", info.id),
+            name: format!("/dev/ublkb{id} queue {index}"),
             queue: RefCell::new(queue),
             flight,
             channel,
-            source: Arc::clone(source),
+            source,
             has_warned: Cell::new(false),
             ended: Rc::clone(&self.ended),
         });
         let poller = Poller::register("ublk", 0, Round(Rc::clone(&served)))?;
         poller.wake_fd(fd, POLLIN)?;
-        self.all.borrow_mut().push(Running { id: info.id, served, _poller: poller });
+        self.all.borrow_mut().push(Running { id, served, _poller: poller });
         Ok(())
     }
 
-    /// Waits until the kernel has given up the queues of a device, and closes them.
+    /// Waits until the kernel has given up the queues of a device, and closes them. Also frees queues that are only prepared.
     pub async fn end(&self, id: u32) {
+        self.prepared.borrow_mut().retain(|queue| queue.id != id);
         let have_ended = || {
             let all = self.all.borrow();
             all.iter().filter(|running| running.id == id).all(|running| running.served.has_ended())

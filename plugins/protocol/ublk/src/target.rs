@@ -15,6 +15,9 @@ use std::rc::Rc;
 /// Features of the driver that every disk uses.
 const NEEDED: u64 = feature::IOCTL_ENCODE | feature::USER_RECOVERY | feature::USER_RECOVERY_REISSUE;
 
+/// The errno value of Linux for a file that the process may not open.
+const EACCES: i32 = 13;
+
 static TARGET: OnApp<Target> = OnApp::new();
 
 /// The state of the plugin.
@@ -78,7 +81,7 @@ fn no_control(error: &io::Error) -> Error {
             "this kernel has no ublk: /dev/ublk-control does not exist; load its module (modprobe ublk_drv), of Linux 6.5 or later"
                 .to_owned()
         }
-        errno::EPERM => "the host may not use /dev/ublk-control or io_uring: it needs CAP_SYS_ADMIN, and kernel.io_uring_disabled = 0".to_owned(),
+        errno::EPERM | EACCES => "the host may not use /dev/ublk-control or io_uring: it needs CAP_SYS_ADMIN, and kernel.io_uring_disabled = 0".to_owned(),
         _ => format!("/dev/ublk-control: {error}"),
     };
     Error::new(errno, why)
@@ -155,6 +158,26 @@ impl Target {
             && let Err(error) = self.destroy().await
         {
             tracing::error!("ublk cannot stop in order: {error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_cannot_use_the_driver_says_what_it_needs() {
+        for (errno, needed) in [
+            (errno::ENOENT, "modprobe ublk_drv"),
+            (errno::ENODEV, "modprobe ublk_drv"),
+            (errno::EPERM, "CAP_SYS_ADMIN"),
+            (EACCES, "CAP_SYS_ADMIN"),
+            (errno::EIO, "/dev/ublk-control"),
+        ] {
+            let error = no_control(&io::Error::from_raw_os_error(errno));
+            assert_eq!(error.errno(), errno);
+            assert!(error.message().contains(needed), "{error}");
         }
     }
 }

@@ -11,8 +11,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 /// Maximum number of events per `look`.
 const EVENTS: usize = 64;
 
-/// Connections, each with a value. It tracks which of them have work. It uses edge-triggered epoll, so `look` costs one system call
-/// for
+/// Connections, each with a value. It tracks which of them have work. It uses edge-triggered epoll, so `look` costs one system call for
 /// any number of connections.
 pub struct Sockets<T> {
     epoll: OwnedFd,

@@ -7,7 +7,7 @@ use super::{Bench, table};
 use crate::run;
 use std::process::Command;
 
-/// Both numbers do not depend on what else the machine does.
+/// Neither number depends on the load of the machine.
 pub(super) fn print(_: &Bench) -> Result<(), String> {
     let package = ["-p", "drivebay-nvme-driver", "--features", "testing"];
     let build = ["build", "--release", "--example", "ring_cost"];

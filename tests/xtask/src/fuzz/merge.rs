@@ -49,7 +49,7 @@ fn choose(program: &Path, target: &str, found: &Path, chosen: &Path) -> Result<(
     run::must(command.env("DRIVEBAY_FUZZ", target).arg(chosen).arg(found))
 }
 
-/// Takes short and long inputs alternately, as long as the corpus has room. Returns how many it took.
+/// Takes inputs of all lengths, the shortest first, as long as the corpus has room. Returns how many it took.
 fn take(corpus: &mut Inputs, new: &Inputs) -> usize {
     let mut by_len: Vec<_> = new.iter().collect();
     by_len.sort_by_key(|(name, bytes)| (bytes.len(), *name));

@@ -1,5 +1,5 @@
-//! The path of an I/O, one file for each stage, and what acts on a channel's I/O. This room knows the
-//! state and not the registry.
+//! The path of an I/O, one file for each stage, and what acts on a channel's I/O. This room uses the
+//! state, and not the registry.
 //!
 //! ```text
 //! client ─ submit ─┬──────────────────────────────────┬─ dispatch ─ module ─┬─ complete ─▶ client

@@ -1,4 +1,4 @@
-//! Events: what descriptors and the control plane hear about a bdev.
+//! Events: what the bus reports about a bdev to the owners of its descriptors and to the control plane.
 
 use super::{desc, names};
 use crate::bdev::state::{Bdev, failed_owners};

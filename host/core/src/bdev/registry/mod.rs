@@ -1,6 +1,6 @@
 //! What is on the bus, and who uses it: names, registration, descriptors, claims, events, examination,
-//! removal. This room knows the state. It knows the path only to drain a bdev that leaves: `removal`
-//! fails the I/O that waits, and `failed` takes over the channels of a failed module.
+//! removal. This room uses the state. It uses the path only in two places: `removal` fails the I/O that
+//! waits for a removed bdev, and `failed` takes over the channels of a failed module.
 
 pub(super) mod claim;
 pub mod desc;

@@ -75,6 +75,11 @@ pub fn open(owner: usize, address: &str) -> Result<u64> {
     let address: Address = address.parse()?;
     permit::get().check(address)?;
     let _changing = lock(&CHANGING);
+    // The thread that closes the device may not have begun. This call then does its work, so that a closed device can be opened at once.
+    if let Some(closing) = take_closing(address) {
+        drop(closing);
+        end_of_last();
+    }
     if devices().values().any(|device| device.address == address) {
         return Err(Error::new(libc::EBUSY, format!("PCI device {address} is open already")));
     }
@@ -120,8 +125,8 @@ pub fn open(owner: usize, address: &str) -> Result<u64> {
     Ok(handle)
 }
 
-/// Closes a device. When the call returns, the handle is no longer valid and bus mastering is off. The kernel may reset the device, which can
-/// take 100 ms, so another thread does the rest; until then the device cannot be opened again. `[any thread]`
+/// Closes a device. When the call returns, the handle is no longer valid and bus mastering is off. The kernel may reset the device, which
+/// can take 100 ms, so another thread does the rest. A later [`open`] of the device waits for that. `[any thread]`
 ///
 /// # Errors
 /// `ENOENT` when there is no such device.
@@ -146,6 +151,14 @@ fn finish_closing(handle: u64) {
     let device = devices().remove(&handle);
     drop(device);
     end_of_last();
+}
+
+/// Takes the device with this address out of the table, if a thread is about to close it. The caller holds [`CHANGING`].
+fn take_closing(address: Address) -> Option<Arc<Device>> {
+    let mut devices = devices();
+    let mut all = devices.iter();
+    let (&handle, _) = all.find(|(_, device)| device.address == address && device.is_closing())?;
+    devices.remove(&handle)
 }
 
 /// The description of an open device.

@@ -91,10 +91,34 @@ impl Controller {
         let mut all = Found::new();
         for target in (0..=u8::MAX).take(num_targets.into()) {
             let unit = units::find(admin, target).await?;
-            self.units.check(target, unit.as_ref());
+            self.check(target, unit.as_ref());
             all.push((target, unit));
         }
         Ok(all)
+    }
+
+    /// Waits until a unit is doubtful, then asks its target which unit it has. Meanwhile the I/O of the unit waits. Without a SCSI host
+    /// this never ends.
+    ///
+    /// # Errors
+    /// When the device does not answer.
+    pub(super) async fn settled(&self, admin: Option<&Admin>) -> Result<Found> {
+        let Some(admin) = admin else { return std::future::pending().await };
+        self.link.doubted.until(|| self.units.has_doubts()).await;
+        let mut all = Found::new();
+        while let Some(target) = self.units.next_doubtful() {
+            let unit = units::find(admin, target).await?;
+            self.check(target, unit.as_ref());
+            all.push((target, unit));
+        }
+        Ok(all)
+    }
+
+    /// Lets the I/O of a unit fail that is gone, and the I/O go on that waited for this check.
+    fn check(&self, target: u8, found: Option<&Unit>) {
+        if self.units.check(target, found) {
+            self.link.wake();
+        }
     }
 
     /// Brings the bdevs up to date in a later session.
@@ -105,9 +129,7 @@ impl Controller {
                 Err(error) => warn!("{}: {error}", self.params.name),
             }
         }
-        for (target, unit) in found {
-            self.follow_unit(target, unit).await;
-        }
+        self.follow_units(found).await;
     }
 
     /// Handles an event of a SCSI host.
@@ -121,19 +143,21 @@ impl Controller {
         } else if let Some(target) = event.target.filter(|_| is_news) {
             let unit = units::find(admin, target).await;
             unit.map(|unit| {
-                self.units.check(target, unit.as_ref());
+                self.check(target, unit.as_ref());
                 vec![(target, unit)]
             })
         } else {
             return;
         };
         match found {
-            Ok(found) => {
-                for (target, unit) in found {
-                    self.follow_unit(target, unit).await;
-                }
-            }
+            Ok(found) => self.follow_units(found).await,
             Err(error) => warn!("{name}: an event is not followed: {}", error.message()),
+        }
+    }
+
+    pub(super) async fn follow_units(&self, found: Found) {
+        for (target, unit) in found {
+            self.follow_unit(target, unit).await;
         }
     }
 

@@ -92,7 +92,8 @@ impl Controller {
             let Session { socket, channel, admin } = &mut session;
             let admin = admin.as_ref();
             let mut byte = [0];
-            let changed = task::select(notice(channel), news(admin));
+            let of_units = task::select(self.settled(admin), news(admin));
+            let changed = task::select(notice(channel), of_units);
             let lost = socket.read_exact(&mut byte);
             let broken = async {
                 self.link.broken.until(|| self.link.why_broken().is_some()).await;
@@ -112,12 +113,19 @@ impl Controller {
                     info!("{name}: the back end reports no more changes: {}", error.message());
                     session.channel = None;
                 }
-                Either::Right(Either::Right(News::Event(event))) => {
+                Either::Right(Either::Right(Either::Left(Ok(found)))) => {
+                    self.follow_units(found).await;
+                }
+                Either::Right(Either::Right(Either::Left(Err(error)))) => {
+                    let why = error.message();
+                    return End::Broken(format!("does not tell which unit a target has: {why}"));
+                }
+                Either::Right(Either::Right(Either::Right(News::Event(event)))) => {
                     if let Some(admin) = admin {
                         self.handle(admin, event).await;
                     }
                 }
-                Either::Right(Either::Right(News::Broken(rule))) => {
+                Either::Right(Either::Right(Either::Right(News::Broken(rule)))) => {
                     return End::Broken(format!("broke a rule: {rule}"));
                 }
                 Either::Left(Either::Left(Err(error))) => {

@@ -8,11 +8,10 @@ pub(crate) mod admin;
 pub(crate) mod units;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use drivebay_scsi::initiator::{Direction, Unit, Verdict, command, judge, unmap_list};
 use drivebay_sdk::prelude::*;
-use drivebay_spec_scsi::sense::Sense;
+use drivebay_spec_scsi::sense::{Key, Sense, asc};
 use drivebay_spec_vhost::message::F_PROTOCOL_FEATURES;
 use drivebay_spec_vhost::ring;
 use drivebay_spec_vhost::scsi::{
@@ -23,6 +22,7 @@ use drivebay_virtio::driver::{Ask, Data, DriverQueue};
 use crate::agreement::{Agreement, DATA_MAX, Wanted, changed};
 use crate::connection::Offer;
 use crate::disk::{Ended, Properties};
+use units::Standing;
 
 /// Rings that channels do not use: task management, events, questions.
 pub(crate) const FIXED: u16 = 3;
@@ -120,8 +120,8 @@ pub(crate) fn properties(unit: &Unit) -> Result<Properties> {
 pub(crate) struct Dialect {
     pub(crate) target: u8,
     pub(crate) block_size: u32,
-    /// Set when the unit is gone, so that no other unit gets its I/O.
-    pub(crate) is_gone: Arc<AtomicBool>,
+    /// Whether the target still has the unit, so that no other unit gets its I/O.
+    pub(crate) standing: Arc<Standing>,
 }
 
 impl Dialect {
@@ -131,7 +131,7 @@ impl Dialect {
     /// `ENODEV` when the unit is gone, `EOPNOTSUPP` for an op that the unit does not have.
     #[inline]
     pub(crate) fn submit(&self, queue: &mut DriverQueue, io: &BdevIo) -> Result<u16, Status> {
-        if self.is_gone.load(Ordering::Relaxed) {
+        if self.standing.is_gone() {
             return Err(Status::errno(errno::ENODEV));
         }
         let op = io.op();
@@ -164,7 +164,8 @@ impl Dialect {
             }
             _ => return fail(Status::IO_ERROR),
         }
-        match judge(answer.status, Sense::parse(answer.sense), answer.residual == 0) {
+        let sense = Sense::parse(answer.sense);
+        match judge(answer.status, sense, answer.residual == 0) {
             Verdict::End(result) => {
                 if result.status.is_success() && matches!(io.op(), Op::Read(_)) {
                     queue.fill(slot, io.buffers());
@@ -172,14 +173,58 @@ impl Dialect {
                 Ended::Done(result)
             }
             // Events report another size.
-            Verdict::Again { .. } => Ended::Again,
+            Verdict::Again { .. } => {
+                let is_doubtful = is_doubtful(sense);
+                if is_doubtful {
+                    self.standing.doubt();
+                }
+                Ended::Again { is_doubtful }
+            }
             Verdict::Later => fail(Status::NO_RESOURCE),
         }
     }
+}
+
+/// Additional sense codes of unit attentions. SPC-4, annex E.2.
+const INQUIRY_DATA_HAS_CHANGED: u16 = 0x3f03;
+const DEVICE_IDENTIFIER_CHANGED: u16 = 0x3f05;
+
+/// Whether a unit attention says that the target may have another unit now.
+fn is_doubtful(sense: Option<Sense>) -> bool {
+    sense.is_some_and(|sense| {
+        sense.key == Key::UnitAttention
+            && matches!(
+                sense.asc,
+                INQUIRY_DATA_HAS_CHANGED
+                    | DEVICE_IDENTIFIER_CHANGED
+                    | asc::REPORTED_LUNS_DATA_HAS_CHANGED
+            )
+    })
 }
 
 /// A request: its header, and its data behind the response.
 fn ask<'a>(header: &'a [u8], data: Data<'a>) -> Ask<'a> {
     let answer_len = u32::try_from(RESPONSE_LEN).unwrap_or(0);
     Ask { header, data, answer_len, answer_first: true }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_report_that_the_unit_may_be_another_one_raises_doubts() {
+        for code in [
+            INQUIRY_DATA_HAS_CHANGED,
+            DEVICE_IDENTIFIER_CHANGED,
+            asc::REPORTED_LUNS_DATA_HAS_CHANGED,
+        ] {
+            assert!(is_doubtful(Some(Sense::attention(code))), "{code:#x}");
+            assert!(!is_doubtful(Some(Sense::illegal(code))), "{code:#x}: no unit attention");
+        }
+        for code in [asc::POWER_ON_OCCURRED, asc::CAPACITY_DATA_HAS_CHANGED] {
+            assert!(!is_doubtful(Some(Sense::attention(code))), "{code:#x}");
+        }
+        assert!(!is_doubtful(None));
+    }
 }

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use drivebay_scsi::initiator::{Answer, Unit, probe};
 use drivebay_sdk::prelude::*;
@@ -15,11 +15,57 @@ use super::admin::Admin;
 /// Longest list of units that is asked for, in bytes.
 const LIST_LEN: u32 = 4096;
 
+/// Whether a target still has the unit of a bdev. Channels report a doubt, and the app thread does the rest.
+#[derive(Debug, Default)]
+pub(crate) struct Standing(AtomicU8);
+
+impl Standing {
+    /// The target has the unit.
+    const CLEAR: u8 = 0;
+    /// The target has reported that it may have another unit. I/O waits.
+    const DOUBTFUL: u8 = 1;
+    /// The controller asks the target which unit it has. I/O waits.
+    const ASKED: u8 = 2;
+    /// The target does not have the unit any more. I/O fails, and this state stays.
+    const GONE: u8 = 3;
+
+    /// Whether I/O need not wait.
+    #[inline]
+    pub(crate) fn is_clear(&self) -> bool {
+        matches!(self.0.load(Ordering::Acquire), Self::CLEAR | Self::GONE)
+    }
+
+    #[inline]
+    pub(crate) fn is_gone(&self) -> bool {
+        self.0.load(Ordering::Acquire) == Self::GONE
+    }
+
+    /// Notes that the target may have another unit. This counts while the controller asks, too, because the answer may be too old.
+    pub(crate) fn doubt(&self) {
+        if !self.change(Self::CLEAR, Self::DOUBTFUL) {
+            self.change(Self::ASKED, Self::DOUBTFUL);
+        }
+    }
+
+    /// Notes whether the target has the unit. Returns whether I/O waited for that.
+    fn settle(&self, is_same: bool) -> bool {
+        if is_same {
+            return self.change(Self::ASKED, Self::CLEAR);
+        }
+        let before = self.0.swap(Self::GONE, Ordering::AcqRel);
+        before == Self::DOUBTFUL || before == Self::ASKED
+    }
+
+    fn change(&self, from: u8, to: u8) -> bool {
+        self.0.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}
+
 /// A unit that is a bdev.
 #[derive(Clone, Debug)]
 struct Known {
     unit: Unit,
-    is_gone: Arc<AtomicBool>,
+    standing: Arc<Standing>,
 }
 
 /// The units, by target. Only unit 0 of a target becomes a bdev, as in the reference.
@@ -38,22 +84,34 @@ impl Units {
     /// Adds a unit, or notes its new size. Returns how I/O becomes its commands.
     pub(crate) fn set(&self, target: u8, unit: Unit) -> Dialect {
         let mut all = self.0.borrow_mut();
-        let is_gone = match all.get(&target) {
-            Some(known) if known.unit.is_same(&unit) => Arc::clone(&known.is_gone),
+        let standing = match all.get(&target) {
+            Some(known) if known.unit.is_same(&unit) => Arc::clone(&known.standing),
             _ => Arc::default(),
         };
         let block_size = unit.block_size;
-        all.insert(target, Known { unit, is_gone: Arc::clone(&is_gone) });
-        Dialect { target, block_size, is_gone }
+        all.insert(target, Known { unit, standing: Arc::clone(&standing) });
+        Dialect { target, block_size, standing }
     }
 
-    /// Lets the I/O of a unit fail, if the target has another unit now.
-    pub(crate) fn check(&self, target: u8, found: Option<&Unit>) {
-        if let Some(known) = self.0.borrow().get(&target)
-            && !found.is_some_and(|unit| unit.is_same(&known.unit))
-        {
-            known.is_gone.store(true, Ordering::Relaxed);
-        }
+    /// Whether I/O of a unit waits because the unit is doubtful.
+    pub(crate) fn has_doubts(&self) -> bool {
+        self.0.borrow().values().any(|known| !known.standing.is_clear())
+    }
+
+    /// The next target to ask which unit it has. After the question, call [`check`](Self::check) with the answer.
+    pub(crate) fn next_doubtful(&self) -> Option<u8> {
+        let all = self.0.borrow();
+        let (target, known) = all.iter().find(|(_, known)| !known.standing.is_clear())?;
+        known.standing.change(Standing::DOUBTFUL, Standing::ASKED);
+        Some(*target)
+    }
+
+    /// Lets the I/O of a unit fail, if the target has another unit now. Otherwise clears a doubt about it. Returns whether I/O waited
+    /// for that.
+    pub(crate) fn check(&self, target: u8, found: Option<&Unit>) -> bool {
+        let all = self.0.borrow();
+        let Some(known) = all.get(&target) else { return false };
+        known.standing.settle(found.is_some_and(|unit| unit.is_same(&known.unit)))
     }
 
     pub(crate) fn remove(&self, target: u8) {
@@ -117,16 +175,36 @@ mod tests {
         let units = Units::default();
         let before = units.set(3, unit(1, 8));
         units.check(3, Some(&unit(1, 16)));
-        assert!(!before.is_gone.load(Ordering::Relaxed));
+        assert!(!before.standing.is_gone());
         let after = units.set(3, unit(1, 16));
-        assert!(Arc::ptr_eq(&before.is_gone, &after.is_gone));
+        assert!(Arc::ptr_eq(&before.standing, &after.standing));
         units.check(3, Some(&unit(2, 16)));
-        assert!(before.is_gone.load(Ordering::Relaxed));
+        assert!(before.standing.is_gone());
         let other = units.set(3, unit(2, 16));
-        assert!(!other.is_gone.load(Ordering::Relaxed));
+        assert!(!other.standing.is_gone());
         units.check(3, None);
-        assert!(other.is_gone.load(Ordering::Relaxed));
+        assert!(other.standing.is_gone());
         assert_eq!(units.targets(), [3]);
+    }
+
+    #[test]
+    fn io_of_a_doubtful_unit_waits_for_an_answer_that_is_newer_than_the_doubt() {
+        let units = Units::default();
+        let standing = units.set(3, unit(1, 8)).standing;
+        assert_eq!((units.has_doubts(), units.next_doubtful()), (false, None));
+        standing.doubt();
+        assert!(!units.check(3, Some(&unit(1, 8))), "this question is older than the doubt");
+        assert_eq!((units.has_doubts(), units.next_doubtful()), (true, Some(3)));
+        standing.doubt();
+        assert!(!units.check(3, Some(&unit(1, 8))), "the unit became doubtful again");
+        assert_eq!(units.next_doubtful(), Some(3));
+        assert!(units.check(3, Some(&unit(1, 8))));
+        assert!(standing.is_clear() && !standing.is_gone());
+        standing.doubt();
+        assert!(units.check(3, Some(&unit(2, 8))));
+        standing.doubt();
+        assert!(standing.is_clear() && standing.is_gone(), "it stays gone");
+        assert_eq!(units.next_doubtful(), None);
     }
 
     #[test]

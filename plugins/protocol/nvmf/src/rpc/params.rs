@@ -30,7 +30,7 @@ params! {
         pub tgt_name: Option<String>,
         /// Maximum number of entries of an I/O queue.
         pub max_queue_depth: Option<u16>,
-        /// Maximum number of I/Os queues of a controller.
+        /// Maximum number of I/O queues of a controller.
         pub max_io_qpairs_per_ctrlr: Option<u16>,
         /// Maximum number of bytes of data in a command capsule.
         pub in_capsule_data_size: Option<u32>,
