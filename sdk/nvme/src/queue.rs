@@ -181,7 +181,7 @@ impl Queue {
         self.wire.set_polled(polled)
     }
 
-    /// Number of commands that are outstanding, or done but not returned yet.
+    /// Number of commands that are outstanding, or have completed and were not returned to the caller yet.
     #[must_use]
     pub fn outstanding(&self) -> usize {
         self.slots.len() - self.free.len()

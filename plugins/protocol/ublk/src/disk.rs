@@ -45,7 +45,7 @@ pub struct Disk {
     pub bdev: String,
     /// Number of queues.
     pub num_queues: u16,
-    /// Entries of each queue; 0 = not known yet.
+    /// Number of entries of each queue. 0 until the kernel has reported it.
     pub depth: u16,
     /// Whether the disk did not start, and the kernel has not removed its device. Stopping it tries again.
     pub is_stuck: bool,

@@ -1,6 +1,6 @@
 //! Bytes that have arrived and are not parsed yet.
 
-/// Length, in bytes: room for fifteen answers to reads of 4 KiB.
+/// Length of the buffer in bytes. Fifteen answers to reads of 4 KiB fit.
 const LEN: usize = 64 << 10;
 
 /// Fewer bytes than this are moved to the front to make room. The longest header with its padding is shorter.

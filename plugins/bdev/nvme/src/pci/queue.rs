@@ -59,7 +59,7 @@ pub(crate) async fn open(ticket: Ticket, function: Arc<Function>, entries: u16) 
     let entries = entries.min(ENTRIES);
     let memory = worker::run("nvme queue", move || of_function.memory(qid, entries)).await??;
     let held = Held { known: Known(None), memory, function, ticket };
-    // A separate task, so that it runs to its end even when the caller stops waiting. It then deletes the queue.
+    // A task of its own creates the queue, because the caller may stop waiting. In that case the task deletes the new queue.
     task::spawn_on_app("nvme queue", async move |_: &App| create(held).await)?.await?
 }
 
@@ -108,7 +108,8 @@ async fn delete(held: Held) {
             debug!("{}: queue {qid}: {sq:?}, {}", function.address(), error.message());
             function.keep(memory);
             known.end();
-            // Another queue with this identifier would change the shadow doorbells, and the controller would execute old commands again.
+            // The controller may still have the queue. If a new queue used its identifier, it would reset the shadow doorbells, and the
+            // controller would execute old commands again.
             ticket.retire();
         }
         _ => {
