@@ -2,7 +2,7 @@
 
 use crate::array::{Array, Slot, State};
 use crate::shared::Shared;
-use crate::{intent, superblock};
+use crate::{intent, profile, superblock};
 use drivebay_sdk::notify::Config;
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::{OnApp, task};
@@ -124,6 +124,7 @@ impl NewArray {
             let allowed = format!("true for {}, which has a log beside the superblock", self.level);
             return Err(Error::invalid("superblock", "false", allowed));
         }
+        profile::check_strip(self.level, u64::from(self.strip_size_kb) * 1024)?;
         let (given, least) = (self.base_bdevs.len(), self.level.members_min());
         if !(usize::from(least)..=MEMBERS_MAX).contains(&given) {
             let allowed = format!("{least} to {MEMBERS_MAX} for {}", self.level);

@@ -23,8 +23,7 @@ pub(crate) async fn with_held<T>(
     operation: impl AsyncFnOnce() -> Result<T>,
 ) -> Result<T> {
     let bdev = array.on_bus()?;
-    let rows = layout(array)?.whole_rows(blocks.lba, blocks.nblocks);
-    let blocks = Range::new(rows.start, rows.end - rows.start);
+    let blocks = whole_rows(&layout(array)?, blocks);
     let (done, quiet) = oneshot::channel();
     bdev.quiesce_blocks(app, blocks, move |_, status| drop(done.send(status)))?;
     let quiet = quiet.await.map_err(|_| Error::new(errno::ECANCELED, "the bus is stopping"))?;
@@ -148,6 +147,12 @@ async fn make_rows_agree(array: &Array, layout: &Layout, blocks: Range) -> Resul
         }
     }
     Ok(())
+}
+
+/// The blocks of all rows that hold `blocks`. For levels without parity, these blocks.
+pub(crate) fn whole_rows(layout: &Layout, blocks: Range) -> Range {
+    let rows = layout.whole_rows(blocks.lba, blocks.nblocks);
+    Range::new(rows.start, rows.end - rows.start)
 }
 
 /// Numbers of the rows that hold `blocks`.

@@ -196,7 +196,7 @@ pub(crate) async fn by_member(app: &App, array: &Rc<Array>, name: &str) -> Resul
         Err(Error::new(errno::EINVAL, format!("array {} cannot get a slot: {why}", array.name)))
     };
     if array.level != Level::Raid1 {
-        return refuse(format!("{} would have to move its data; only raid1 can", array.level));
+        return refuse(format!("{} would have to move its data; allowed: raid1", array.level));
     }
     if array.state.get() != State::Online {
         return refuse("it is not online".to_owned());

@@ -127,13 +127,8 @@ const STRIPE_LEN_MAX: u64 = 1 << 20;
 /// Blocks of a stripe of a level with parity, else 0.
 fn stripe_blocks(name: &str, layout: &Layout, block_size: u32) -> Result<u32> {
     let blocks = layout.row_blocks();
-    if layout.level().has_log() {
-        let strip_len = layout.strip_blocks() * u64::from(block_size);
-        if strip_len > STRIPE_LEN_MAX {
-            let allowed = format!("at most {} for {}", STRIPE_LEN_MAX / 1024, layout.level());
-            return Err(Error::invalid("strip_size_kb", strip_len / 1024, allowed));
-        }
-    } else if blocks * u64::from(block_size) > STRIPE_LEN_MAX {
+    check_strip(layout.level(), layout.strip_blocks().saturating_mul(block_size.into()))?;
+    if !layout.level().has_log() && blocks * u64::from(block_size) > STRIPE_LEN_MAX {
         let message = format!(
             "array {name} has stripes of {} KiB of data; allowed: at most {} KiB, so use smaller strips or fewer members",
             blocks * u64::from(block_size) / 1024,
@@ -142,6 +137,18 @@ fn stripe_blocks(name: &str, layout: &Layout, block_size: u32) -> Result<u32> {
         return Err(Error::new(errno::EINVAL, message));
     }
     Ok(u32::try_from(blocks).unwrap_or(0))
+}
+
+/// Refuses strips that are too long for a level with a row log. `strip_len` is in bytes.
+///
+/// # Errors
+/// `EINVAL`.
+pub(crate) fn check_strip(level: Level, strip_len: u64) -> Result<()> {
+    if level.has_log() && strip_len > STRIPE_LEN_MAX {
+        let allowed = format!("at most {} for {level}", STRIPE_LEN_MAX / 1024);
+        return Err(Error::invalid("strip_size_kb", strip_len / 1024, allowed));
+    }
+    Ok(())
 }
 
 /// Refuses a bdev whose block format differs from that of the array.

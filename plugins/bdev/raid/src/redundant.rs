@@ -11,6 +11,7 @@ use drivebay_sdk::prelude::*;
 use drivebay_sdk::rpc::NoParams;
 use drivebay_sdk::runtime::Resident;
 use drivebay_sdk::serde_json::{Map, Value};
+use drivebay_spec_raid::MemberSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -95,7 +96,7 @@ impl Lane {
             }
             Op::Read(range) if self.shared.rows.is_some() => self.read_row(io, range, tries),
             Op::Write(range) if self.shared.rows.is_some() => {
-                self.begin_row(io, range, tries, None);
+                self.begin_row(io, range, tries, MemberSet::default());
             }
             Op::Read(range) if self.strips.is_some() => self.read_stripe(io, range, tries, None),
             Op::Write(range) if self.strips.is_some() => self.write_stripe(io, range, tries),

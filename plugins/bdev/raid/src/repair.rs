@@ -111,9 +111,11 @@ impl Drop for Worker {
 /// Repairs blocks. Returns whether they are good now.
 async fn repair(app: &App, shared: &Arc<Shared>, fault: Fault, blocks: Range) -> bool {
     let Some(array) = arrays::of_shared(shared) else { return false };
-    let has_parity = shared.layout().level().parities() > 0;
+    let layout = shared.layout();
+    let has_parity = layout.level().parities() > 0;
+    let rows = copy::whole_rows(&layout, blocks);
     let repaired = copy::with_held(app, &array, blocks, async || match fault {
-        Fault::Unreadable(_) if has_parity && !shared.may_compute(blocks) => {
+        Fault::Unreadable(_) if has_parity && !shared.may_compute(rows) => {
             Err(Error::new(errno::EIO, "a crash interrupted a write of their stripes"))
         }
         Fault::Unreadable(serial) => copy::to_member(&array, serial, blocks, &mut None).await,

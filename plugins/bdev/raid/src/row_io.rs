@@ -8,6 +8,7 @@
 //! write to one strip changes, or the whole strip for a longer I/O.
 
 use crate::bases::{Base, Bases};
+use crate::copy;
 use crate::lane::{Begun, Lane, Verdict};
 use crate::row_plan::{Plan, Work};
 use crate::strips::{Flight, Home, Strip};
@@ -23,8 +24,8 @@ pub(crate) type RowId = u16;
 #[derive(Debug, Default)]
 pub(crate) struct RowIo {
     plan: Plan,
-    /// The slot whose member could not read its strip.
-    avoid: Option<u8>,
+    /// Slots whose members could not read their strips.
+    avoid: MemberSet,
     step: Step,
     /// The lane's generation when the I/O locked the row. It stays in use until the last step, so that a drain waits for all steps.
     generation: u8,
@@ -72,7 +73,7 @@ impl Lane {
         let runs = || layout.runs(range.lba, range.nblocks);
         if runs().any(|run| bases.readable(layout.place(run.start).member).is_none()) {
             drop(bases);
-            return self.begin_row(io, range, tries, None);
+            return self.begin_row(io, range, tries, MemberSet::default());
         }
         self.begin(&mut io, Begun { tries, ..Begun::default() });
         let mut fan = io.fan_out();
@@ -96,13 +97,19 @@ impl Lane {
         let failed = io.first_failed().filter(|_| result.status != Status::ABORTED);
         match failed {
             Some(slot) if !result.status.is_success() && begun.tries == 0 => {
-                if self.shared.may_compute(range) {
+                if self.shared.may_compute(self.whole_row(range)) {
                     self.ask_for_repair(slot, range, result.status);
                 }
-                self.begin_row(io, range, 1, Some(slot));
+                self.begin_row(io, range, 1, [slot].into_iter().collect());
             }
             _ => io.complete_with(result),
         }
+    }
+
+    /// All blocks of the row of an I/O. A row may lie in several regions, and the mark of a write to any strip tells that the parity of
+    /// the whole row may be wrong.
+    fn whole_row(&self, range: Range) -> Range {
+        copy::whole_rows(&self.bases.borrow().layout, range)
     }
 
     /// Locks the row of an I/O and begins it, or lets it wait.
@@ -111,21 +118,23 @@ impl Lane {
         io: BdevIo,
         range: Range,
         tries: u8,
-        avoid: Option<u8>,
+        avoid: MemberSet,
     ) {
         let (Some(strips), Some(rows)) = (&self.strips, &self.shared.rows) else {
             return io.complete(Status::IO_ERROR);
         };
         let is_write = matches!(io.op(), Op::Write(_));
-        let is_synced = self.shared.marks.as_ref().is_none_or(|marks| !marks.is_torn(range));
+        let row = self.whole_row(range);
+        let is_synced = self.shared.marks.as_ref().is_none_or(|marks| !marks.is_torn(row));
         let plan = Plan::new(&self.bases.borrow(), range, is_write, is_synced, avoid);
         let plan = match plan {
             Ok(plan) => plan,
             Err(status) => return io.complete(status),
         };
         // A crash left the row with strips that may not agree.
-        let computes_client_data = plan.work == Work::Recover && (!is_write || avoid.is_some());
-        if computes_client_data && !self.shared.may_compute(range) {
+        let has_bad_strip = avoid != MemberSet::default();
+        let computes_client_data = plan.work == Work::Recover && (!is_write || has_bad_strip);
+        if computes_client_data && !self.shared.may_compute(row) {
             return io.complete(Status::MEDIA);
         }
         if !strips.has_room() {
@@ -139,7 +148,7 @@ impl Lane {
     }
 
     /// Takes all buffers that the I/O may need, so that it cannot run out of them after it has begun.
-    fn add_row_io(&self, plan: Plan, is_write: bool, avoid: Option<u8>) -> RowId {
+    fn add_row_io(&self, plan: Plan, is_write: bool, avoid: MemberSet) -> RowId {
         let mut row_ios = self.row_ios.borrow_mut();
         let free = row_ios.iter().position(|row| !row.is_used).unwrap_or(row_ios.len());
         if free == row_ios.len() {
@@ -246,22 +255,25 @@ impl Lane {
         }
     }
 
-    /// A member could not read its strip: computes it from the others, but only once.
+    /// A member could not read its strip: computes it from the others. The I/O fails after more bad strips than the row has parities.
     #[cold]
     fn strips_not_read(self: &Rc<Self>, io: BdevIo, begun: Begun, result: IoResult) {
-        let avoid = self.with_row(begun.row, |row| row.avoid).flatten();
+        let mut avoid = self.with_row(begun.row, |row| row.avoid).unwrap_or_default();
+        let most = usize::from(self.bases.borrow().layout.level().parities());
+        let may_retry = avoid.iter().count() < most;
         let slot = io.first_failed().filter(|_| result.status != Status::ABORTED);
         match (slot, io.op()) {
-            (Some(slot), Op::Read(range) | Op::Write(range)) if avoid.is_none() => {
+            (Some(slot), Op::Read(range) | Op::Write(range)) if may_retry => {
                 self.end_row(begun.row);
-                if self.shared.may_compute(range) {
+                if self.shared.may_compute(self.whole_row(range)) {
                     self.ask_for_repair(slot, range, result.status);
                 }
                 // The array may have cleared the mark of the region meanwhile.
                 if matches!(io.op(), Op::Write(_)) && !self.may_write(range) {
                     self.wait_for_marks(io, range);
                 } else {
-                    self.begin_row(io, range, 1, Some(slot));
+                    avoid.insert(slot);
+                    self.begin_row(io, range, 1, avoid);
                 }
                 self.resume();
             }

@@ -1,8 +1,8 @@
 //! The row log on the app thread: a start completes the changes that a crash interrupted.
 //!
 //! A change began to write to its row only after all of its parts were durable in the log. So if a part is missing on a member that
-//! is there, the row is as before. If all are there, writing them again completes the change, also if it was complete already: a
-//! later change of the same blocks of a member has overwritten the member's part.
+//! is there, the row is as before. If all are there, the start writes them again. This is harmless if the change was complete
+//! already: a later change of the same blocks of a member would have overwritten the member's part.
 
 use crate::array::Array;
 use crate::member::Member;
@@ -12,6 +12,7 @@ use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::task;
 use drivebay_spec_raid::{Layout, LogArea, LogEntry};
 use std::rc::Rc;
+use std::time::Duration;
 
 /// What a replay did.
 #[derive(Debug, Default)]
@@ -116,19 +117,30 @@ async fn write(
     member.write(Range::new(lba, nblocks), blocks).await.map(drop)
 }
 
+/// Time limit for [`clear`]. The new member has no slot yet, so nobody could remove it if it hangs, and the caller has the lock of the
+/// array.
+const CLEAR_LIMIT: Duration = Duration::from_secs(30);
+
 /// Clears the log of a new member: it may have entries of an older array with the same UUID, or from before the member left.
 /// `[app thread]`
 ///
 /// # Errors
-/// Why the log cannot be written.
+/// Why the log cannot be written; `ETIMEDOUT` after 30 seconds.
 pub(crate) async fn clear(array: &Array, member: &Member) -> Result<()> {
     let Some(log) = array.log_area(member) else { return Ok(()) };
     let block_size = u64::from(member.io.block_size().max(1));
     let nblocks = log.header_len() / block_size;
-    let mut spare = member.io.buffer(nblocks)?;
-    spare.fill(0);
-    for slot in 0..log.slots() {
-        spare = member.write(Range::new(log.header_at(slot) / block_size, nblocks), spare).await?;
-    }
-    member.flush().await
+    let cleared = async {
+        let mut spare = member.io.buffer(nblocks)?;
+        spare.fill(0);
+        for slot in 0..log.slots() {
+            let header = Range::new(log.header_at(slot) / block_size, nblocks);
+            spare = member.write(header, spare).await?;
+        }
+        member.flush().await
+    };
+    task::timeout(CLEAR_LIMIT, cleared).await.map_err(|elapsed| {
+        let message = format!("the row log of bdev {} cannot be cleared: {elapsed}", member.name());
+        Error::new(errno::ETIMEDOUT, message)
+    })?
 }

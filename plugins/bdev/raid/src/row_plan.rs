@@ -17,21 +17,21 @@ pub(crate) struct Plan {
     pub(crate) reads: MemberSet,
 }
 
-/// How the parity of a write or the data of a read come about.
+/// How the array gets the parity of a write, or the data of a read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Work {
     /// Read-modify-write: the difference of old and new data changes the old parity.
     Modify,
     /// Reconstruct-write: the parity is computed from all data of the row.
     Reconstruct,
-    /// Missing data are computed from the rest of the row. Then as [`Reconstruct`](Self::Reconstruct).
+    /// The missing data are computed from the rest of the row. A write then goes on as [`Reconstruct`](Self::Reconstruct).
     #[default]
     Recover,
 }
 
 impl Plan {
-    /// A plan for blocks of one row. The old parity of a row that is not `is_synced` may be wrong. `avoid` is a slot that cannot
-    /// read its strip.
+    /// A plan for blocks of one row. The old parity of a row that is not `is_synced` may be wrong. The members of
+    /// `avoid` could not read their strips.
     ///
     /// # Errors
     /// `EINVAL` for blocks of several rows; `EIO` if too many strips are missing.
@@ -40,7 +40,7 @@ impl Plan {
         range: Range,
         is_write: bool,
         is_synced: bool,
-        avoid: Option<u8>,
+        avoid: MemberSet,
     ) -> Result<Self, Status> {
         let layout = &*bases.layout;
         if !layout.is_in_one_row(range.lba, range.nblocks) {
@@ -54,7 +54,7 @@ impl Plan {
             (0, layout.strip_blocks())
         };
         let row = layout.row(number);
-        let can_read = |slot: u8| bases.readable(slot).is_some() && Some(slot) != avoid;
+        let can_read = |slot: u8| bases.readable(slot).is_some() && !avoid.contains(slot);
         let is_touched = |strip: u8| (first_strip..=last_strip).contains(&strip);
         let is_covered = |strip: u8| {
             let begins = strip > first_strip || offset == first;
@@ -89,7 +89,7 @@ impl Plan {
         if readable().count() < missing {
             return Err(Status::IO_ERROR);
         }
-        readable().for_each(|slot| reads.insert(slot));
+        readable().take(missing).for_each(|slot| reads.insert(slot));
         Ok(plan(Work::Recover, reads))
     }
 }

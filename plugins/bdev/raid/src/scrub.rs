@@ -87,7 +87,8 @@ pub(crate) fn start(app: &App, array: &Rc<Array>, repairs: bool) -> Result<()> {
         return refuse(errno::EBUSY, "is being scrubbed");
     }
     let num_blocks = shared.layout().num_blocks();
-    let goes_on = before.filter(|scrub| scrub.position.get() < num_blocks);
+    // The array may have grown since a scrub that is done, and then the next one checks all blocks.
+    let goes_on = before.filter(|scrub| scrub.position.get() < scrub.num_blocks);
     let scrub = Rc::new(Scrub {
         repairs,
         num_blocks,

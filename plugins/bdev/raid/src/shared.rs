@@ -137,7 +137,7 @@ impl Shared {
         }
     }
 
-    /// Whether blocks may be computed from the other strips of their rows. `[any thread]`
+    /// Whether whole rows may be computed from their other strips. `[any thread]`
     #[inline]
     pub(crate) fn may_compute(&self, blocks: Range) -> bool {
         self.marks.as_ref().is_none_or(|marks| marks.may_compute(blocks))

@@ -1,7 +1,7 @@
 //! The second parity of raid6: arithmetic in GF(2^8) with the polynomial x^8 + x^4 + x^3 + x^2 + 1, as in Linux md.
 //!
-//! P is the sum of the data strips. Q is the sum of the data strips, each times 2 to the power of its number. All loops are plain:
-//! the compiler turns them into the widest registers of the target.
+//! P is the sum of the data strips. Q is the sum of the data strips, each times 2 to the power of its number. All loops are plain,
+//! so the compiler vectorizes them.
 
 use crate::xor_into;
 

@@ -25,11 +25,11 @@ use crate::superblock::{MEMBERS_MAX, array_at, put, u16_at, u32_at, u64_at};
 const LOG_AT: u64 = 1 << 20;
 const SIGNATURE: [u8; 8] = *b"DRVBRLOG";
 const VERSION: (u16, u16) = (1, 0);
-/// Bytes of a header in which there are fields.
+/// Bytes of a header that have fields.
 const FIELDS_LEN: usize = 104;
-/// Least bytes of a header, so that it has physical blocks of its own.
+/// Minimum length of a header, in bytes, so that a header shares no physical block with other data.
 const HEADER_LEN_MIN: u64 = 4096;
-/// Bytes of the log that decide its number of slots.
+/// The log has as many slots as fit in this many bytes, but 8 to 64.
 const LOG_LEN: u64 = 4 << 20;
 
 /// Where the entries of the log lie on a member.
@@ -167,8 +167,8 @@ impl LogEntry {
         put(header, 16, &crc.to_le_bytes());
     }
 
-    /// Reads a header. `None` when the bytes are none, or of another version. The CRC is not checked: [`is_whole`](Self::is_whole)
-    /// needs the blocks for that.
+    /// Reads a header. `None` when the bytes are no header, or a header of another version. Does not check the CRC:
+    /// [`is_whole`](Self::is_whole) does so with the blocks.
     #[must_use]
     pub fn parse(header: &[u8]) -> Option<Self> {
         let fields = header.first_chunk::<FIELDS_LEN>()?;

@@ -52,7 +52,7 @@ where
     true
 }
 
-/// Computes a parity strip from all data strips of its row. Returns `false` if a data strip is missing or `role` is none of a parity.
+/// Computes a parity strip from all data strips of its row. Returns `false` if a data strip is missing or `role` is not a parity.
 pub fn fill_parity<B>(row: Row, role: RowRole, strips: &[Option<B>], parity: &mut [u8]) -> bool
 where
     B: DerefMut,

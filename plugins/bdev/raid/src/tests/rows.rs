@@ -29,9 +29,19 @@ fn create(
     level: Level,
     disks: &[Ram],
 ) -> ((Channel, drivebay_sdk::bdev::Desc), Layout) {
+    create_with(host, level, disks, SIZE)
+}
+
+/// As [`create`], over disks with `size` blocks of data.
+fn create_with(
+    host: &FakeHost,
+    level: Level,
+    disks: &[Ram],
+    size: u64,
+) -> ((Channel, drivebay_sdk::bdev::Desc), Layout) {
     let all: Vec<&Ram> = disks.iter().collect();
     let more = json!({"strip_size_kb": 1, "superblock": true});
-    let layout = Layout::new(level, 2, &vec![SIZE; disks.len()]).unwrap();
+    let layout = Layout::new(level, 2, &vec![size; disks.len()]).unwrap();
     (array(host, level.name(), &all, more), layout)
 }
 
@@ -113,6 +123,30 @@ fn a_bad_block_is_computed_from_the_rest_of_its_row_also_for_a_write() {
     bad.fail_reads_at(None);
     host.wait(|| (wrong_parity(&layout, &disks) == 0).then_some(()));
     deleted(&host, "rb0-raid6", opened);
+}
+
+#[test]
+fn two_bad_blocks_of_a_row_are_computed_from_the_rest_of_it_on_raid6() {
+    let host = load();
+    let disks = disks(&host, "rk", 5);
+    let (opened, layout) = create(&host, Level::Raid6, &disks);
+    let fills: Vec<u8> = (1..=6).collect();
+    assert_eq!(write_each(&host, &opened.0, 0, &fills), Status::SUCCESS);
+    host.wait(|| host.log().iter().any(|line| line.contains("are equal again")).then_some(()));
+    // The first blocks of two strips.
+    let bad = [0, 2].map(|lba| layout.place(lba));
+    for place in bad {
+        disks[usize::from(place.member)].fail_reads_at(Some(DATA as u64 + place.lba));
+    }
+    let all = || [0, 1, 2, 3, 4, 5].map(|lba| read(&host, &opened.0, lba));
+    assert_eq!(all(), [1, 2, 3, 4, 5, 6].map(Ok));
+    // The write changes a part of each of these strips.
+    assert_eq!(write_each(&host, &opened.0, 1, &[12, 13]), Status::SUCCESS);
+    assert_eq!(all(), [1, 12, 13, 4, 5, 6].map(Ok));
+    disks.iter().for_each(|disk| disk.fail_reads_at(None));
+    host.wait(|| (wrong_parity(&layout, &disks) == 0).then_some(()));
+    assert_eq!(all(), [1, 12, 13, 4, 5, 6].map(Ok));
+    deleted(&host, "rk0-raid6", opened);
 }
 
 /// Begins a write of one block. At its end, the cell gets whether it succeeded.
@@ -303,6 +337,46 @@ fn after_a_crash_that_spoils_the_log_blocks_of_a_missing_member_are_not_computed
 }
 
 #[test]
+fn a_mark_counts_for_all_strips_of_a_row_that_lies_in_two_regions() {
+    let host = load();
+    let disks: Vec<Ram> =
+        (0..4).map(|number| Ram::plug(&host, &format!("rm{number}"), DATA + 700)).collect();
+    let (opened, layout) = create_with(&host, Level::Raid5, &disks, 700);
+    host.wait(|| host.log().iter().any(|line| line.contains("are equal again")).then_some(()));
+    for _ in 0..4 {
+        host.advance(std::time::Duration::from_secs(6));
+        (0..100).for_each(|_| host.run());
+    }
+    // The row of blocks 2046 to 2051. The second region begins at block 2048, in the second strip.
+    let lost = layout.place(2048).member;
+    assert_ne!(layout.place(2046).member, lost);
+    let gone = &disks[usize::from(lost)];
+    let left: Vec<&Ram> = disks.iter().filter(|disk| disk.uuid() != gone.uuid()).collect();
+    host.call("bdev_raid_remove_base_bdev", &json!({"name": gone.name()})).unwrap();
+    gone.unplug(&host);
+    assert_eq!(write(&host, &opened.0, 2046, 7, 1), Status::SUCCESS);
+    let marked = left[0].durable_intent().unwrap().regions;
+    assert_eq!(marked.iter().collect::<Vec<_>>(), [0]);
+    let images: Vec<Vec<u8>> = left.iter().map(|disk| disk.contents()).collect();
+    drop(opened);
+    host.call("bdev_raid_delete", &json!({"name": "rm0-raid5"})).unwrap();
+    left[0].fail_reads_at(Some(LogArea::new(1024, 512).header_at(0) / 512));
+    for (disk, image) in left.iter().zip(&images) {
+        disk.unplug(&host);
+        disk.overwrite(0, image);
+        disk.plug_in(&host);
+    }
+    host.wait(|| (show(&host, "rm0-raid5")["state"] == "online").then_some(()));
+    let opened = host.open("rm0-raid5");
+    assert_eq!(read(&host, &opened.0, 2046), Ok(7));
+    assert_eq!(read(&host, &opened.0, 2048), Err(Status::MEDIA));
+    let elsewhere = (2070..2100).find(|lba| layout.place(*lba).member == lost).unwrap();
+    assert_eq!(read(&host, &opened.0, elsewhere), Ok(0));
+    drop(opened);
+    host.call("bdev_raid_delete", &json!({"name": "rm0-raid5"})).unwrap();
+}
+
+#[test]
 fn a_new_array_over_used_disks_computes_its_parity_and_protects_writes_before_that() {
     let host = load();
     for (level, members) in [(Level::Raid5, 3), (Level::Raid6, 5)] {
@@ -342,5 +416,6 @@ fn a_level_with_a_log_needs_a_superblock_and_strips_of_at_most_a_mebibyte() {
     assert!(refused.code == -22 && refused.message.contains("superblock"), "{refused:?}");
     create["superblock"] = true.into();
     create["strip_size_kb"] = 2048.into();
-    assert_eq!(host.call("bdev_raid_create", &create).unwrap_err().code, -22);
+    let refused = host.call("bdev_raid_create", &create).unwrap_err();
+    assert!(refused.code == -22 && refused.message.contains("strip_size_kb"), "{refused:?}");
 }

@@ -34,6 +34,21 @@ fn scrub(host: &FakeHost, name: &str, repair: bool) -> Value {
 }
 
 #[test]
+fn a_scrub_after_one_that_is_done_checks_all_blocks_of_an_array_that_has_grown() {
+    let host = load();
+    let disks: [Ram; 2] =
+        std::array::from_fn(|number| Ram::plug(&host, &format!("sgrown{number}"), NUM_BLOCKS));
+    let opened = array(&host, "raid1", &disks.each_ref(), json!({"superblock": true}));
+    assert_eq!(scrub(&host, "sgrown0-raid1", false)["differing_blocks"], 0);
+    disks[1].overwrite(2048, &[7; 512]);
+    disks.iter().for_each(|disk| disk.grow(&host, NUM_BLOCKS + 2048));
+    let has_grown = || opened.1.info().unwrap().num_blocks() == 4096;
+    host.wait(|| has_grown().then_some(()));
+    assert_eq!(scrub(&host, "sgrown0-raid1", false)["differing_blocks"], 1);
+    deleted(&host, "sgrown0-raid1", opened);
+}
+
+#[test]
 fn a_scrub_reports_blocks_that_differ_or_cannot_be_read_and_repairs_them_if_asked() {
     let host = load();
     for level in ["raid1", "raid10", "raid5f"] {
