@@ -57,7 +57,7 @@ pub(crate) fn size_changed(name: &str) {
 
 async fn follow_size(disk: Arc<Disk>) {
     let resized = match probe(&disk.place, disk.isids.next()).await {
-        Ok(unit) if !disk.unit.is(&unit.identity, unit.block_size) => {
+        Ok(unit) if !disk.unit.is_same(&unit) => {
             return warn!("{}: another unit has this LUN, so the bdev keeps its size", disk.name);
         }
         Ok(unit) => App::here(|app| find::<IscsiBdev>(&disk.name)?.resize(app, unit.num_blocks)),

@@ -16,6 +16,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use drivebay_scsi::initiator::{Verdict, command, may_be_another_unit};
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::net::{Next, Sockets, Stream};
 use drivebay_sdk::runtime::notify::Notify;
@@ -23,9 +24,9 @@ use drivebay_sdk::runtime::task::{self, JoinHandle};
 use drivebay_sdk::thread;
 
 use crate::app;
-use crate::command::{self, Request, Verdict, judge};
 use crate::disk::Disk;
 use crate::probe;
+use crate::request::{Request, judge};
 use crate::session::Session;
 
 /// Shortest time from the loss of a session to the next login.
@@ -171,7 +172,7 @@ impl Channel {
         let mut is_doubtful = false;
         let mut again = Vec::new();
         while let Some(mut done) = session.done() {
-            is_doubtful |= command::is_doubtful(done.sense.as_ref());
+            is_doubtful |= may_be_another_unit(done.sense);
             match judge(&mut done) {
                 Verdict::End(result) => done.request.io.complete_with(result),
                 Verdict::Later => {
@@ -201,7 +202,7 @@ impl Channel {
         let block_size = self.disk.unit.block_size;
         let now_ns = thread::now_ns();
         while let Some(mut request) = self.waiting.pop_front() {
-            let Some((cdb, transfer)) = request.command(block_size) else {
+            let Some((cdb, transfer)) = command(request.io.op(), block_size) else {
                 request.io.complete(Status::NOT_SUPPORTED);
                 continue;
             };

@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use drivebay_scsi::initiator::Unit;
 use drivebay_sdk::prelude::*;
 
-use crate::probe::Unit;
 use crate::url::Url;
 
 /// Where a unit is, and the initiator that connects.

@@ -1,9 +1,9 @@
 //! `iscsi-initiator`: units of iSCSI targets as bdevs.
 //!
-//! - [`bdev`] is a unit on the bus. `channel` has one thread's session with the unit, and its I/O. `command` turns I/O into commands
-//!   and judges their results.
+//! - [`bdev`] is a unit on the bus. `channel` has one thread's session with the unit, and its I/O. `request` is an I/O with the count of
+//!   its retries. `drivebay_scsi::initiator` turns I/O into commands, judges their results, and reads what a unit is.
 //! - [`session`] is the protocol after the login, without a socket. `outbox` has the bytes that a session must send. `login` connects
-//!   and logs in. `probe` asks a target what the unit is.
+//!   and logs in. `probe` logs in and asks the unit what it is.
 //! - `disk` is a unit as all threads share it. `url` parses the address of a unit. [`rpc`] has the methods, and `app` has the disks.
 //!
 //! `docs/iscsi-initiator.md` says who owns what, and what can fail.
@@ -12,11 +12,11 @@
 mod app;
 pub mod bdev;
 mod channel;
-mod command;
 mod disk;
 mod login;
 mod outbox;
 mod probe;
+mod request;
 pub mod rpc;
 pub mod session;
 mod url;

@@ -12,10 +12,10 @@ const EBADE: i32 = 52;
 /// Length of the parameter list of an UNMAP with one range, in bytes.
 const UNMAP_LEN: usize = HEADER_LEN + DESCRIPTOR_LEN;
 
-/// The data of a command, in bytes.
+/// The direction of a command's data, and its length in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// None.
+pub enum Transfer {
+    /// No data.
     None,
     /// From the unit.
     In(u32),
@@ -23,19 +23,19 @@ pub enum Direction {
     Out(u32),
 }
 
-/// The command for an op, and its data. `None` for an op that is no command here.
+/// The command for an op, and its transfer. `None` for an op that has no command here, and for a range that is too long for one command.
 #[must_use]
-pub fn command(op: Op, block_size: u32) -> Option<([u8; CDB_LEN], Direction)> {
+pub fn command(op: Op, block_size: u32) -> Option<([u8; CDB_LEN], Transfer)> {
     let len = |range: Range| u32::try_from(range.nblocks.checked_mul(block_size.into())?).ok();
     Some(match op {
-        Op::Read(range) => (transfer(0x88, range)?, Direction::In(len(range)?)),
+        Op::Read(range) => (transfer(0x88, range)?, Transfer::In(len(range)?)),
         // The bus turns a write through the cache into a write and a flush.
-        Op::Write(range) => (transfer(0x8a, range)?, Direction::Out(len(range)?)),
-        Op::Flush => (cdb(&[0x35]), Direction::None),
-        Op::Unmap(_) => {
-            let len = u16::try_from(UNMAP_LEN).ok()?;
+        Op::Write(range) => (transfer(0x8a, range)?, Transfer::Out(len(range)?)),
+        Op::Flush => (cdb(&[0x35]), Transfer::None),
+        Op::Unmap(range) => {
+            let len = u16::try_from(unmap_list(range)?.len()).ok()?;
             let [high, low] = len.to_be_bytes();
-            (cdb(&[0x42, 0, 0, 0, 0, 0, 0, high, low]), Direction::Out(len.into()))
+            (cdb(&[0x42, 0, 0, 0, 0, 0, 0, high, low]), Transfer::Out(len.into()))
         }
         _ => return None,
     })
@@ -97,7 +97,9 @@ pub fn judge(status: u8, sense: Option<Sense>, is_whole: bool) -> Verdict {
     }
 }
 
-fn failed(status: u8, sense: Option<Sense>) -> IoResult {
+/// The result of an I/O whose command failed, with the SCSI status and sense.
+#[must_use]
+pub fn failed(status: u8, sense: Option<Sense>) -> IoResult {
     let (key, code) = sense.map_or((0, 0), |sense| (sense.key as u8, sense.asc));
     let [high, low] = code.to_be_bytes();
     let detail = u64::from(u32::from_le_bytes([status, key, high, low]));
@@ -114,6 +116,21 @@ fn failed(status: u8, sense: Option<Sense>) -> IoResult {
     IoResult::with_scsi(what, detail)
 }
 
+/// Whether the target reports that another unit may have this LUN now.
+#[must_use]
+pub fn may_be_another_unit(sense: Option<Sense>) -> bool {
+    match sense {
+        Some(Sense { key: Key::UnitAttention, asc: code, .. }) => matches!(
+            code,
+            asc::INQUIRY_DATA_HAS_CHANGED
+                | asc::DEVICE_IDENTIFIER_CHANGED
+                | asc::REPORTED_LUNS_DATA_HAS_CHANGED
+        ),
+        Some(sense) => sense.asc == asc::LOGICAL_UNIT_NOT_SUPPORTED,
+        None => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,13 +139,16 @@ mod tests {
     fn commands_carry_block_and_length_in_the_standards_places() {
         let (cdb, data) = command(Op::Write(Range::new(0x0102, 3)), 4096).unwrap();
         assert_eq!(cdb, [0x8a, 0, 0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 0, 3, 0, 0]);
-        assert_eq!(data, Direction::Out(3 * 4096));
+        assert_eq!(data, Transfer::Out(3 * 4096));
         let (cdb, data) = command(Op::Unmap(Range::new(1, 2)), 512).unwrap();
-        assert_eq!((cdb[0], cdb[8], data), (0x42, 24, Direction::Out(24)));
+        assert_eq!((cdb[0], cdb[8], data), (0x42, 24, Transfer::Out(24)));
         let list = unmap_list(Range::new(1, 2)).unwrap();
         assert_eq!((list[1], list[3], list[15], list[19]), (22, 16, 1, 2));
-        assert!(unmap_list(Range::new(0, 1 << 32)).is_none());
-        assert!(command(Op::Read(Range::new(0, 1 << 32)), 512).is_none());
+        let too_long = Range::new(0, 1 << 32);
+        assert!(unmap_list(too_long).is_none());
+        for op in [Op::Read(too_long), Op::Write(too_long), Op::Unmap(too_long)] {
+            assert!(command(op, 512).is_none(), "{op:?}");
+        }
     }
 
     #[test]
@@ -146,5 +166,25 @@ mod tests {
         assert_eq!(ended(8, None, true), None);
         let grown = Sense::attention(asc::CAPACITY_DATA_HAS_CHANGED);
         assert!(matches!(judge(2, Some(grown), false), Verdict::Again { is_resized: true }));
+    }
+
+    #[test]
+    fn another_unit_may_have_the_lun_after_some_reports_and_not_after_others() {
+        for sense in [
+            Sense::attention(asc::REPORTED_LUNS_DATA_HAS_CHANGED),
+            Sense::attention(asc::INQUIRY_DATA_HAS_CHANGED),
+            Sense::attention(asc::DEVICE_IDENTIFIER_CHANGED),
+            Sense::illegal(asc::LOGICAL_UNIT_NOT_SUPPORTED),
+        ] {
+            assert!(may_be_another_unit(Some(sense)), "{sense:?}");
+        }
+        for sense in [
+            Sense::attention(asc::CAPACITY_DATA_HAS_CHANGED),
+            Sense::attention(asc::POWER_ON_OCCURRED),
+            Sense::illegal(asc::LBA_OUT_OF_RANGE),
+        ] {
+            assert!(!may_be_another_unit(Some(sense)), "{sense:?}");
+        }
+        assert!(!may_be_another_unit(None));
     }
 }

@@ -4,5 +4,5 @@
 mod command;
 mod probe;
 
-pub use command::{Direction, Verdict, command, judge, unmap_list};
+pub use command::{Transfer, Verdict, command, failed, judge, may_be_another_unit, unmap_list};
 pub use probe::{Answer, Unit, probe};

@@ -86,6 +86,8 @@ pub mod asc {
     pub const THIN_PROVISIONING_SOFT_THRESHOLD_REACHED: u16 = 0x3807;
     pub const SAVING_PARAMETERS_NOT_SUPPORTED: u16 = 0x3900;
     pub const MEDIUM_NOT_PRESENT: u16 = 0x3a00;
+    pub const INQUIRY_DATA_HAS_CHANGED: u16 = 0x3f03;
+    pub const DEVICE_IDENTIFIER_CHANGED: u16 = 0x3f05;
     pub const REPORTED_LUNS_DATA_HAS_CHANGED: u16 = 0x3f0e;
     pub const INTERNAL_TARGET_FAILURE: u16 = 0x4400;
     pub const DATA_PHASE_ERROR: u16 = 0x4b00;

@@ -6,7 +6,8 @@
 
 use super::wire::{self, Digests};
 use crate::script::Script;
-use crate::session::{Payload, Session, Transfer};
+use crate::session::{Payload, Session};
+use drivebay_scsi::initiator::Transfer;
 use drivebay_spec_iscsi::negotiation::Agreed;
 use drivebay_spec_iscsi::pdu::{self, DataIn, FINAL, R2t, ScsiResponse};
 use drivebay_spec_iscsi::{BHS_LEN, NO_TAG};

@@ -1,6 +1,7 @@
 //! A session in full feature phase, without a socket. It turns commands into bytes to send, and received bytes into finished commands.
 //! RFC 7143; one connection, error recovery level 0, so any fault ends the session.
 
+use drivebay_scsi::initiator::Transfer;
 use drivebay_spec_iscsi::inbox::{Broken, Framing, Inbox};
 use drivebay_spec_iscsi::negotiation::Agreed;
 use drivebay_spec_iscsi::pdu::{self, DataIn, DataOut, FINAL, R2t, ScsiCommand, UNDERFLOW};
@@ -45,17 +46,6 @@ impl Payload for Vec<u8> {
         let rest = self.get(at.unwrap_or(usize::MAX)..).unwrap_or_default();
         out.extend(rest.iter().take(len.unwrap_or(0)));
     }
-}
-
-/// The direction of a command's data, and its length in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transfer {
-    /// No data.
-    None,
-    /// From the target to the initiator.
-    In(u32),
-    /// To the target.
-    Out(u32),
 }
 
 /// A finished command.

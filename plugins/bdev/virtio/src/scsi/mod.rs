@@ -9,7 +9,7 @@ pub(crate) mod units;
 
 use std::sync::Arc;
 
-use drivebay_scsi::initiator::{Direction, Unit, Verdict, command, judge, unmap_list};
+use drivebay_scsi::initiator::{Transfer, Unit, Verdict, command, judge, unmap_list};
 use drivebay_sdk::prelude::*;
 use drivebay_spec_scsi::sense::{Key, Sense, asc};
 use drivebay_spec_vhost::message::F_PROTOCOL_FEATURES;
@@ -135,16 +135,16 @@ impl Dialect {
             return Err(Status::errno(errno::ENODEV));
         }
         let op = io.op();
-        let (cdb, direction) = command(op, self.block_size).ok_or(Status::NOT_SUPPORTED)?;
+        let (cdb, transfer) = command(op, self.block_size).ok_or(Status::NOT_SUPPORTED)?;
         let list;
-        let data = match (direction, op) {
-            (Direction::None, _) => Data::None,
-            (Direction::In(len), _) => Data::In(len),
-            (Direction::Out(_), Op::Unmap(range)) => {
+        let data = match (transfer, op) {
+            (Transfer::None, _) => Data::None,
+            (Transfer::In(len), _) => Data::In(len),
+            (Transfer::Out(_), Op::Unmap(range)) => {
                 list = unmap_list(range).ok_or(Status::NOT_SUPPORTED)?;
                 Data::Bytes(&list)
             }
-            (Direction::Out(_), _) => Data::Out(io.buffers()),
+            (Transfer::Out(_), _) => Data::Out(io.buffers()),
         };
         let header = Request::to_bytes(self.target, 0, &cdb);
         queue.submit(&ask(&header, data)).ok_or(Status::NO_RESOURCE)

@@ -165,6 +165,7 @@ mod tests {
             block_size: 512,
             transfer_max: 0,
             unmap_max: 0,
+            reads_zeroes: false,
             has_write_cache: false,
             is_read_only: false,
         }
