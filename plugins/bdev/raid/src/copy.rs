@@ -23,7 +23,8 @@ pub(crate) async fn with_held<T>(
     operation: impl AsyncFnOnce() -> Result<T>,
 ) -> Result<T> {
     let bdev = array.on_bus()?;
-    let blocks = whole_rows(&layout(array)?, blocks);
+    let layout = layout(array)?;
+    let blocks = whole_rows(&layout, blocks);
     let (done, quiet) = oneshot::channel();
     bdev.quiesce_blocks(app, blocks, move |_, status| drop(done.send(status)))?;
     let quiet = quiet.await.map_err(|_| Error::new(errno::ECANCELED, "the bus is stopping"))?;

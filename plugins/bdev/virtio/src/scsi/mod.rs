@@ -9,9 +9,11 @@ pub(crate) mod units;
 
 use std::sync::Arc;
 
-use drivebay_scsi::initiator::{Transfer, Unit, Verdict, command, judge, unmap_list};
+use drivebay_scsi::initiator::{
+    Transfer, Unit, Verdict, command, judge, may_be_another_unit, unmap_list,
+};
 use drivebay_sdk::prelude::*;
-use drivebay_spec_scsi::sense::{Key, Sense, asc};
+use drivebay_spec_scsi::sense::Sense;
 use drivebay_spec_vhost::message::F_PROTOCOL_FEATURES;
 use drivebay_spec_vhost::ring;
 use drivebay_spec_vhost::scsi::{
@@ -174,7 +176,7 @@ impl Dialect {
             }
             // Events report another size.
             Verdict::Again { .. } => {
-                let is_doubtful = is_doubtful(sense);
+                let is_doubtful = may_be_another_unit(sense);
                 if is_doubtful {
                     self.standing.doubt();
                 }
@@ -185,46 +187,8 @@ impl Dialect {
     }
 }
 
-/// Additional sense codes of unit attentions. SPC-4, annex E.2.
-const INQUIRY_DATA_HAS_CHANGED: u16 = 0x3f03;
-const DEVICE_IDENTIFIER_CHANGED: u16 = 0x3f05;
-
-/// Whether a unit attention says that the target may have another unit now.
-fn is_doubtful(sense: Option<Sense>) -> bool {
-    sense.is_some_and(|sense| {
-        sense.key == Key::UnitAttention
-            && matches!(
-                sense.asc,
-                INQUIRY_DATA_HAS_CHANGED
-                    | DEVICE_IDENTIFIER_CHANGED
-                    | asc::REPORTED_LUNS_DATA_HAS_CHANGED
-            )
-    })
-}
-
 /// A request: its header, and its data behind the response.
 fn ask<'a>(header: &'a [u8], data: Data<'a>) -> Ask<'a> {
     let answer_len = u32::try_from(RESPONSE_LEN).unwrap_or(0);
     Ask { header, data, answer_len, answer_first: true }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_report_that_the_unit_may_be_another_one_raises_doubts() {
-        for code in [
-            INQUIRY_DATA_HAS_CHANGED,
-            DEVICE_IDENTIFIER_CHANGED,
-            asc::REPORTED_LUNS_DATA_HAS_CHANGED,
-        ] {
-            assert!(is_doubtful(Some(Sense::attention(code))), "{code:#x}");
-            assert!(!is_doubtful(Some(Sense::illegal(code))), "{code:#x}: no unit attention");
-        }
-        for code in [asc::POWER_ON_OCCURRED, asc::CAPACITY_DATA_HAS_CHANGED] {
-            assert!(!is_doubtful(Some(Sense::attention(code))), "{code:#x}");
-        }
-        assert!(!is_doubtful(None));
-    }
 }
