@@ -52,16 +52,16 @@ class NvmeGuestTest(unittest.TestCase):
         except FileNotFoundError:
             return ""
 
-    def run_script(self, script, port=None, **options):
-        """Runs a script to its end. If the emulator itself broke the run (a panic in the guest's kernel, which two
+    def run_script(self, script, port=None, limit=LIMIT, **options):
+        """Runs a script to its end, at most `limit` seconds. If the emulator itself broke the run (a panic in the guest's kernel, which two
         emulated CPUs sometimes cause), the run is repeated once, and the output says so."""
         guest = self.begin(script, port, **options)
-        if options.get("smp", 1) > 1 and guest.wait(LIMIT) == DIED:
+        if options.get("smp", 1) > 1 and guest.wait(limit) == DIED:
             print(f"-- the guest died, repeating the run:\n{guest.console()}", flush=True)
             for name in os.listdir(self.rundir):
                 os.unlink(f"{self.rundir}/{name}")
             guest = self.begin(script, port, **options)
-        self.end(guest)
+        self.end(guest, limit)
 
     def found(self, name):
         """A result that the script left in the run directory: parsed if it is JSON."""

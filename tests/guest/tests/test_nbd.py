@@ -2,12 +2,10 @@
 
 import os
 
-from guest import soak_only
 from nvme_guest import NvmeGuestTest
 
 
 class KernelDisk(NvmeGuestTest):
-    @soak_only
     def test_a_disk_is_verified_resized_detached_by_others_and_stopped_while_it_starts(self):
         env = {name: os.environ[name] for name in ("DRIVEBAY_BIN", "DRIVEBAY_PLUGIN_DIR", "SPDK_RPC")}
         self.run_script("nbd.sh", env=env, net="none", mem="1536M")

@@ -41,7 +41,7 @@ class Pci(NvmeGuestTest):
         path = f"{self.rundir}/hot.img"
         with open(path, "wb") as f:
             f.truncate(64 << 20)
-        qemu_arg = ["-device pcie-root-port,id=port,chassis=1,slot=1",
+        qemu_arg = ["-device pcie-root-port,id=slot1,chassis=1,slot=1",
                     f"-blockdev driver=raw,node-name=hot,file.driver=file,file.filename={path}"]
         guest = self.begin("hotplug.sh", **self.options(qemu_arg))
 
@@ -50,7 +50,7 @@ class Pci(NvmeGuestTest):
             end = time.monotonic() + 30
             while True:
                 try:
-                    return guest.qmp("device_add", driver="nvme", id="hot0", serial="HOT1", bus="port", drive="hot")
+                    return guest.qmp("device_add", driver="nvme", id="hot0", serial="HOT1", bus="slot1", drive="hot")
                 except AssertionError:
                     if time.monotonic() > end:
                         raise

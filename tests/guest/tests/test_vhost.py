@@ -71,7 +71,6 @@ class VhostBlock(VhostGuest):
 
 
 class VhostRoot(VhostGuest):
-    @soak_only
     def test_a_guest_boots_from_its_disk_and_sees_neither_a_killed_host_nor_an_old_size(self):
         with self.host() as host:
             path, size = f"{host.folder}/File0.img", 128 * MIB
