@@ -5,10 +5,12 @@ import threading
 import time
 import unittest
 
+import vendor
 from host import Host
 from test_nbd import READ, WRITE, Client
 
 LIMIT = 30
+MIB = 1 << 20
 # Places where a disk panics, and the calls that reach them. The I/O comes over NBD.
 OF_DISKS = ("create", "open_channel", "submit", "held", "joined", "flush", "poll", "end", "write_config", "driver_specific",
             "drop")
@@ -67,14 +69,14 @@ class Panics(unittest.TestCase):
         self.load = Load(self.path, "Good")
         self.load.start()
 
-    def plugin(self):
+    def plugin(self, name="panics"):
         """The plugin's entry in the list, without those of its earlier instances."""
-        [plugin] = [plugin for plugin in self.host.call("plugin_list") if plugin["name"] == "panics"]
+        [plugin] = [plugin for plugin in self.host.call("plugin_list") if plugin["name"] == name]
         return plugin
 
-    def check_failed(self, place):
-        until(f"{place}: the plugin is not listed as failed", lambda: self.plugin()["state"] == "failed")
-        self.assertRegex(self.plugin()["reason"], rf"^it panicked: .*lib\.rs:\d+:\d+: told to panic in {place}$")
+    def check_failed(self, place, name="panics"):
+        until(f"{place}: the plugin is not listed as failed", lambda: self.plugin(name)["state"] == "failed")
+        self.assertRegex(self.plugin(name)["reason"], rf"^it panicked: .*lib\.rs:\d+:\d+: told to panic in {place}$")
         self.load.check()
 
     def check_disk_has_failed(self, place):
@@ -167,6 +169,39 @@ class Panics(unittest.TestCase):
         failed = [event["ctx"] for event in self.host.call("notify_get_notifications") if event["type"] == "plugin_failed"]
         self.assertEqual(len(failed), len(OF_DISKS) + len(OF_PLUGIN))
         self.finish()
+
+    def test_a_panic_in_a_message_to_a_channel_fails_the_plugin_alone(self):
+        self.host.call("bdev_panics_create", name="Bad", at="nowhere")
+        self.host.call("nbd_server_add_export", server="s0", bdev_name="Bad")
+        with Client(self.path) as client:
+            client.go("Bad")
+            client.request(READ, 0, 4096)
+            self.assertEqual(client.reply(4096)[0], 0)
+            # The client keeps the channel open.
+            self.host.call("panics_run", at="channel")
+            self.check_failed("channel")
+        self.check_disk_has_failed("channel")
+        self.again()
+        self.finish()
+
+    def connection(self, place):
+        """A connection of a fabric panics. The target's other fabric continues, and the host ends in time."""
+        for trtype in ("TCP", "PANICS"):
+            self.host.call("nvmf_create_transport", trtype=trtype)
+        nqn, port = self.host.export("Base")
+        self.host.call("panics_connect", at=place)
+        self.check_failed(place, "panics-fabric")
+        vendor.verify_over_tcp(port, nqn, MIB)
+        self.finish()
+
+    def test_a_panic_while_a_connection_is_added_fails_the_fabric_alone(self):
+        self.connection("add")
+
+    def test_a_panic_while_a_connection_is_polled_fails_the_fabric_alone(self):
+        self.connection("poll")
+
+    def test_a_panic_when_a_connection_gets_its_answer_fails_the_fabric_alone(self):
+        self.connection("completed")
 
     def test_a_plugin_that_panics_while_it_stops_is_ended(self):
         self.host.call("plugin_load", name="panics")

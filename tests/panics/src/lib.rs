@@ -8,11 +8,12 @@ use drivebay_sdk::bdev::{self, Channel, Desc, Ending};
 use drivebay_sdk::notify::Config;
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::rpc::Method;
+use drivebay_sdk::runtime::resident::{Member, Residents};
 use drivebay_sdk::runtime::{task, worker};
 use drivebay_sdk::serde_json::{Map, Value};
 use drivebay_sdk::thread;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 plugin! {
@@ -39,7 +40,7 @@ params! {
 
     /// Parameters of `panics_run` and `panics_later`.
     pub struct Run {
-        /// Where it panics: `method`, `message`, `task`, `timer`, `worker`; or, when it comes to that, `examine`, `save_config`, `stop`.
+        /// Where it panics: `method`, `message`, `channel`, `task`, `timer`, `worker`; or, when it comes to that, `examine`, `save_config`, `stop`.
         at: String,
     }
 }
@@ -50,6 +51,12 @@ static STATE: Mutex<u64> = Mutex::new(0);
 static HELD: AtomicU64 = AtomicU64::new(0);
 /// The place where the plugin itself panics, once it gets there.
 static ARMED: Mutex<String> = Mutex::new(String::new());
+
+/// The channels of all disks.
+fn channels() -> &'static Residents<()> {
+    static CHANNELS: OnceLock<Residents<()>> = OnceLock::new();
+    CHANNELS.get_or_init(Residents::default)
+}
 
 fn panic_at(place: &str) {
     let _held = STATE.lock();
@@ -81,6 +88,7 @@ fn run(at: &str) -> Result<bool> {
     match at {
         "method" => panic_at(at),
         "message" => thread::app().send(move || panic_at(&place))?,
+        "channel" => channels().send_all(|_| panic_at("channel")),
         "task" => task::spawn("task", async move { panic_at(&place) })?.detach(),
         "timer" => task::spawn("timer", async move {
             task::sleep(Duration::from_millis(1)).await;
@@ -120,6 +128,8 @@ impl Drop for Dropped {
 
 struct State {
     base: Option<Channel>,
+    /// Lets messages reach the channel.
+    _member: Member<()>,
     held: IoQueue,
     _dropped: Dropped,
 }
@@ -171,7 +181,8 @@ impl Bdev for Panics {
     fn open_channel(&self) -> Result<State> {
         self.reach("open_channel");
         let base = self.base.as_ref().map(Desc::channel).transpose()?;
-        Ok(State { base, held: IoQueue::new(), _dropped: Dropped })
+        let member = channels().add(())?;
+        Ok(State { base, _member: member, held: IoQueue::new(), _dropped: Dropped })
     }
 
     fn submit(&self, state: &mut State, io: BdevIo) {
