@@ -125,6 +125,9 @@ fn method_of(described: &Value) -> Option<Method> {
     method.params = params.into_iter().flatten().filter_map(param).collect();
     method.result =
         described.get("result").and_then(|result| text(result, "description")).unwrap_or_default();
+    let returns = described.get("result").and_then(|result| result.get("schema")).cloned();
+    method.returns = returns.and_then(|schema| serde_json::from_value(schema).ok());
+    method.returns = method.returns.filter(|kind| *kind != Kind::Any);
     Some(method)
 }
 

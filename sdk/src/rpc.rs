@@ -53,17 +53,20 @@ impl Method {
         Self { description, call: Box::new(call) }
     }
 
-    /// As [`new`](Self::new), for a method that answers at once.
-    pub fn immediate<P: Params, R: Serialize>(
+    /// As [`new`](Self::new), for a method that answers at once. The type `R` is also the declaration of the result:
+    /// declare an object by [`params!`].
+    pub fn immediate<P: Params, R: ParamType>(
         name: &str,
         doc: &str,
         call: impl Fn(&App, P) -> Result<R> + 'static,
     ) -> Self {
         Self::new(name, doc, move |app, request, params| request.answer(call(app, params)))
+            .describe(Description::returns::<R>)
     }
 
     /// As [`new`](Self::new), for a method of several steps. Each call runs as a task of the app thread
-    /// ([`runtime::task`](crate::runtime::task)) and is answered when the task ends. `EAGAIN` when too many tasks run.
+    /// ([`runtime::task`](crate::runtime::task)) and is answered when the task ends. `EAGAIN` when too many tasks run. The
+    /// type `R` is also the declaration of the result.
     ///
     /// ```
     /// # use drivebay_sdk::rpc::{Method, NoParams};
@@ -76,7 +79,7 @@ impl Method {
     /// .register(app)
     /// # }
     /// ```
-    pub fn task<P: Params + 'static, R: Serialize + 'static>(
+    pub fn task<P: Params + 'static, R: ParamType + 'static>(
         name: &str,
         doc: &str,
         call: impl AsyncFn(&App, P) -> Result<R> + 'static,
@@ -92,6 +95,7 @@ impl Method {
                 task.detach();
             }
         })
+        .describe(Description::returns::<R>)
     }
 
     /// Changes the description: role, states, aliases, result, errors.
@@ -245,7 +249,7 @@ mod tests {
     #[test]
     fn an_error_carries_its_errno_and_the_field() {
         let host = FakeHost::new();
-        let refuse = |_: &App, _: NoParams| Err::<(), _>(Error::invalid("depth", 9, "1 to 8"));
+        let refuse = |_: &App, _: NoParams| Err::<bool, _>(Error::invalid("depth", 9, "1 to 8"));
         Method::immediate("t_refuses", "", refuse).register(host.app()).unwrap();
         let error = host.call("t_refuses", &json!({})).unwrap_err();
         assert_eq!(error.code, -22);

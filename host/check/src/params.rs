@@ -81,6 +81,8 @@ fn least(kind: &Kind) -> Value {
         }
         Kind::Enum { values } => json!(values.first().map(|choice| choice.name.clone())),
         Kind::Array { .. } => json!([]),
+        Kind::Number => json!(0.0),
+        Kind::Map { .. } => json!({}),
         Kind::Object { fields } => {
             let required = fields.iter().filter(|field| field.required);
             required.map(|field| (field.name.clone(), least(&field.kind))).collect()

@@ -60,6 +60,7 @@ impl Announced {
             doc: format!("Loads the plugin {plugin}, which answers it."),
             params: Vec::new(),
             result: String::new(),
+            returns: None,
             errors: Vec::new(),
         }
     }

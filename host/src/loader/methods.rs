@@ -54,7 +54,7 @@ pub fn register(manager: &Arc<Manager>, registry: &Arc<Registry>) -> Result<()> 
     };
     let method = "Loads a plugin and those that it requires. If it is already loaded from the same file, nothing happens.";
     add(
-        Method::new::<PluginLoad>("plugin_load", Role::Admin, method).result("True.").error(
+        Method::new::<PluginLoad>("plugin_load", Role::Admin, method).result("True.").returns::<bool>().error(
             i64::from(-libc::EEXIST),
             "plugin",
             "The plugin is loaded from another file. The message says what must be removed first.",
@@ -67,7 +67,7 @@ pub fn register(manager: &Arc<Manager>, registry: &Arc<Registry>) -> Result<()> 
             Role::Admin,
             "Unloads a plugin that is not in use.",
         )
-        .result("True, once the plugin has ended. Its library stays mapped.")
+        .result("True, once the plugin has ended. Its library stays mapped.").returns::<bool>()
         .error(i64::from(-libc::EBUSY), "plugin", "The plugin is in use."),
         unload(manager),
     )?;

@@ -38,7 +38,7 @@ pub(super) fn entries() -> Vec<Entry> {
         "Sets options that apply to all bdevs.",
     )
     .states(&[State::Startup])
-    .result("True.");
+    .result("True.").returns::<bool>();
     vec![(method, on_app(set_options))]
 }
 

@@ -8,7 +8,6 @@ use crate::subsystems::{OF_PLUGINS, OWN};
 use drivebay_core::env::pci::device;
 use drivebay_core::reactor::{self, Mode, thread};
 use drivebay_spec_jsonrpc::{Method, NoParams, Role, RpcError, State, params};
-use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -26,6 +25,57 @@ params! {
         mode: ReactorMode,
         /// Core of one reactor. If absent, the mode applies to all reactors.
         lcore: Option<u32>,
+    }
+    /// One subsystem of `framework_get_subsystems`.
+    struct Subsystem {
+        /// Name.
+        subsystem: String,
+        /// Names of the subsystems that it needs.
+        depends_on: Vec<String>,
+    }
+    /// Result of `framework_get_reactors`.
+    struct Reactors {
+        /// Ticks in a second.
+        tick_rate: u64,
+        /// Process id of the host.
+        pid: u32,
+        /// The reactors, by core.
+        reactors: Vec<ReactorRow>,
+    }
+    struct ReactorRow {
+        /// Core.
+        lcore: u64,
+        /// The kernel's thread id.
+        tid: u64,
+        /// Time in rounds that found work, in ticks.
+        busy: u64,
+        /// Time in all other rounds, in ticks.
+        idle: u64,
+        /// Whether the reactor sleeps when it has no work.
+        in_interrupt: bool,
+        /// The lightweight threads that it runs.
+        lw_threads: Vec<LwThread>,
+    }
+    struct LwThread {
+        /// Name.
+        name: String,
+        /// Id.
+        id: u64,
+        /// Cores that the thread may run on, as a hexadecimal mask.
+        cpumask: String,
+        /// How long the thread has been running, in ticks.
+        elapsed: u64,
+    }
+    /// One device of `framework_get_pci_devices`.
+    struct PciDevice {
+        /// Address, as `domain:bus:device.function`.
+        address: String,
+        /// Always `pci`.
+        r#type: String,
+        /// NUMA node; -1 = not known.
+        numa_id: i64,
+        /// The configuration space, in hexadecimal.
+        config_space: String,
     }
     /// How idle reactors wait.
     pub(crate) enum ReactorMode {
@@ -47,7 +97,7 @@ pub(super) fn entries(host: &Arc<Host>) -> Vec<Entry> {
                 "Ends the startup state and initializes the host.",
             )
             .states(&[State::Startup])
-            .result("True, once the host is initialized."),
+            .result("True, once the host is initialized.").returns::<bool>(),
             on_app_later(move |NoParams {}, responder| {
                 // A failed send means that the host is stopping. The dropped responder answers with
                 // an error.
@@ -61,7 +111,7 @@ pub(super) fn entries(host: &Arc<Host>) -> Vec<Entry> {
                 "Waits until the host is initialized.",
             )
             .in_any_state()
-            .result("True."),
+            .result("True.").returns::<bool>(),
             on_app_later(move |NoParams {}, responder| wait_init(&waiting, responder)),
         ),
         (
@@ -70,7 +120,7 @@ pub(super) fn entries(host: &Arc<Host>) -> Vec<Entry> {
                 Role::Read,
                 "Lists the subsystems.",
             )
-            .result("Array of objects with the members subsystem and depends_on (array of names)."),
+            .returns::<Vec<Subsystem>>(),
             on_app(move |NoParams {}| Ok(subsystems(&of_subsystems))),
         ),
         (
@@ -84,7 +134,7 @@ pub(super) fn entries(host: &Arc<Host>) -> Vec<Entry> {
         ),
         (
             Method::new::<NoParams>("framework_get_reactors", Role::Read, "Lists the reactors.")
-                .result("Object with tick_rate, pid and reactors. Each reactor lists its threads."),
+                .returns::<Reactors>(),
             on_app_later(|NoParams {}, responder| {
                 thread::for_each(thread::info, move |threads| {
                     let threads: Vec<_> = threads.into_iter().flatten().collect();
@@ -98,10 +148,8 @@ pub(super) fn entries(host: &Arc<Host>) -> Vec<Entry> {
                 Role::Read,
                 "Lists the PCI devices that this host has open.",
             )
-            .result(
-                "Array of objects with the members address, type (always pci), numa_id (-1 = not known) and config_space \
-                 (in hexadecimal).",
-            ),
+            .result("The devices.")
+            .returns::<Vec<PciDevice>>(),
             // It reads from the devices, so it stays on the RPC thread, which may block.
             async_handler(|NoParams {}, responder| responder.ok(&pci_devices())),
         ),
@@ -112,7 +160,7 @@ pub(super) fn entries(host: &Arc<Host>) -> Vec<Entry> {
                 "Sets how idle reactors wait. SPDK does not have this method.",
             )
             .in_any_state()
-            .result("True."),
+            .result("True.").returns::<bool>(),
             on_app(|SetReactorMode { mode, lcore }| set_reactor_mode(mode, lcore)),
         ),
     ]
@@ -143,49 +191,47 @@ pub fn initialized(host: &Host) {
     waiting.into_iter().for_each(|responder| responder.ok(&true));
 }
 
-fn subsystems(host: &Host) -> Vec<Value> {
-    let own = OWN.iter().map(|(name, on)| json!({"subsystem": name, "depends_on": on}));
+fn subsystems(host: &Host) -> Vec<Subsystem> {
+    let named = |name: &str, depends_on: &[&str]| Subsystem {
+        subsystem: name.to_owned(),
+        depends_on: depends_on.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    let own = OWN.iter().map(|(name, on)| named(name, on));
     let others = host.subsystems.of_plugins(&host.manager).into_iter();
-    let others = others.map(|name| json!({"subsystem": name, "depends_on": OF_PLUGINS}));
-    own.chain(others).collect()
+    own.chain(others.map(|name| named(&name, OF_PLUGINS))).collect()
 }
 
-fn reactors(threads: &[thread::Info]) -> Value {
-    let mut on_core: BTreeMap<usize, Vec<Value>> = BTreeMap::new();
+fn reactors(threads: &[thread::Info]) -> Reactors {
+    let mut on_core: BTreeMap<usize, Vec<LwThread>> = BTreeMap::new();
     for thread in threads {
-        on_core.entry(thread.core).or_default().push(json!({
-            "name": thread.name,
-            "id": thread.id,
-            "cpumask": thread.cpumask.to_string(),
-            "elapsed": thread.busy_ns + thread.idle_ns,
-        }));
+        on_core.entry(thread.core).or_default().push(LwThread {
+            name: thread.name.clone(),
+            id: thread.id,
+            cpumask: thread.cpumask.to_string(),
+            elapsed: thread.busy_ns + thread.idle_ns,
+        });
     }
-    let reactors: Vec<Value> = reactor::all()
-        .iter()
-        .map(|reactor| {
-            let (busy, idle) = reactor.busy_idle_ns();
-            json!({
-                "lcore": reactor.core,
-                "tid": reactor.tid(),
-                "busy": busy,
-                "idle": idle,
-                "in_interrupt": reactor.mode() == Mode::Adaptive,
-                "lw_threads": on_core.remove(&reactor.core).unwrap_or_default(),
-            })
-        })
-        .collect();
-    json!({"tick_rate": TICK_RATE, "pid": std::process::id(), "reactors": reactors})
+    let row = |reactor: &Arc<reactor::Reactor>| {
+        let (busy, idle) = reactor.busy_idle_ns();
+        ReactorRow {
+            lcore: reactor.core as u64,
+            tid: reactor.tid(),
+            busy,
+            idle,
+            in_interrupt: reactor.mode() == Mode::Adaptive,
+            lw_threads: on_core.remove(&reactor.core).unwrap_or_default(),
+        }
+    };
+    let reactors = reactor::all().iter().map(row).collect();
+    Reactors { tick_rate: TICK_RATE, pid: std::process::id(), reactors }
 }
 
-fn pci_devices() -> Vec<Value> {
-    let show = |open: device::Open| {
-        let config_space: String = open.config.iter().map(|byte| format!("{byte:02x}")).collect();
-        json!({
-            "address": open.address.to_string(),
-            "type": "pci",
-            "numa_id": open.numa.map_or(-1, i64::from),
-            "config_space": config_space,
-        })
+fn pci_devices() -> Vec<PciDevice> {
+    let show = |open: device::Open| PciDevice {
+        address: open.address.to_string(),
+        r#type: "pci".into(),
+        numa_id: open.numa.map_or(-1, i64::from),
+        config_space: open.config.iter().map(|byte| format!("{byte:02x}")).collect(),
     };
     device::all_open().into_iter().map(show).collect()
 }

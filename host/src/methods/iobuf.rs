@@ -21,6 +21,26 @@ params! {
     }
 }
 
+params! {
+    /// One row of the result of `iobuf_get_stats`.
+    struct ModuleStats {
+        /// Who uses the pools.
+        module: String,
+        /// The pool of small buffers.
+        small_pool: PoolStats,
+        /// The pool of large buffers.
+        large_pool: PoolStats,
+    }
+    struct PoolStats {
+        /// Always 0: the pools do not count buffers from caches.
+        cache: u64,
+        /// Number of buffers that have ever left the pool.
+        main: u64,
+        /// How often a client had to wait for a buffer.
+        retry: u64,
+    }
+}
+
 pub(super) fn entries() -> Vec<Entry> {
     vec![
         (
@@ -30,7 +50,7 @@ pub(super) fn entries() -> Vec<Entry> {
                 "Sets the number and the size of the buffers that bdevs and transports share.",
             )
             .states(&[State::Startup])
-            .result("True."),
+            .result("True.").returns::<bool>(),
             on_app(set_options),
         ),
         (
@@ -39,7 +59,7 @@ pub(super) fn entries() -> Vec<Entry> {
                 Role::Read,
                 "Returns the statistics of the buffer pools.",
             )
-            .result("Array of objects with the members module, small_pool and large_pool."),
+            .returns::<Vec<ModuleStats>>(),
             on_app(|NoParams {}| Ok(stats())),
         ),
     ]
@@ -72,13 +92,13 @@ pub(super) fn config() -> Value {
     json!({"method": "iobuf_set_options", "params": params})
 }
 
-/// All users share the pools, so the result has one row. Its `main` is the number of buffers that have ever left the pool.
-fn stats() -> Value {
+/// All users share the pools, so the result has one row.
+fn stats() -> Vec<ModuleStats> {
     let ([small, large], [small_retries, large_retries]) = (buf::carved(), buf::retries());
-    let pool = |main: u64, retry: u64| json!({"cache": 0, "main": main, "retry": retry});
-    json!([{
-        "module": "bdev",
-        "small_pool": pool(small, small_retries),
-        "large_pool": pool(large, large_retries),
-    }])
+    let pool = |main: u64, retry: u64| PoolStats { cache: 0, main, retry };
+    vec![ModuleStats {
+        module: "bdev".to_owned(),
+        small_pool: pool(small, small_retries),
+        large_pool: pool(large, large_retries),
+    }]
 }

@@ -3,7 +3,6 @@
 use super::registry::{Owner, RegisterError, Registry, handler};
 use drivebay_spec_jsonrpc::doc::openrpc;
 use drivebay_spec_jsonrpc::{Method, NoParams, Role, params};
-use serde_json::{Value, json};
 use std::sync::Arc;
 
 params! {
@@ -13,6 +12,23 @@ params! {
         pub(crate) current: bool = false,
         /// If true, the list also has former names of methods.
         pub(crate) include_aliases: bool = false,
+    }
+    /// Result of `spdk_get_version`.
+    struct Version {
+        /// The host and its version.
+        version: String,
+        /// The SPDK release that the methods follow. Clients compare it with the release that introduced a method.
+        fields: VersionFields,
+    }
+    struct VersionFields {
+        /// Year.
+        major: u32,
+        /// Month.
+        minor: u32,
+        /// Number of the patch release.
+        patch: u32,
+        /// Name and version of the host.
+        suffix: String,
     }
 }
 
@@ -27,7 +43,7 @@ pub fn register_builtin(registry: &Arc<Registry>) -> Result<(), RegisterError> {
         &Owner::host(),
         Method::new::<GetMethods>("rpc_get_methods", Role::Read, "Lists the methods.")
             .in_any_state()
-            .result("Sorted array of names."),
+            .result("Names, sorted.").returns::<Vec<String>>(),
         handler(move |GetMethods { current, include_aliases }| {
             let registry = methods.upgrade();
             Ok(registry.map(|methods| methods.list(current, include_aliases)).unwrap_or_default())
@@ -52,16 +68,16 @@ pub fn register_builtin(registry: &Arc<Registry>) -> Result<(), RegisterError> {
         &Owner::host(),
         Method::new::<NoParams>("spdk_get_version", Role::Read, "Returns the version of the host.")
             .in_any_state()
-            .result("Object with `version`, a text, and `fields`, the SPDK release that the methods follow."),
+            .returns::<Version>(),
         handler(|NoParams {}| Ok(version())),
     )
 }
 
-/// Clients compare `fields` with the SPDK release that introduced a method.
-fn version() -> Value {
+fn version() -> Version {
     let own = env!("CARGO_PKG_VERSION");
-    json!({
-        "version": format!("Drivebay v{own} (methods of SPDK v26.09)"),
-        "fields": {"major": 26, "minor": 9, "patch": 0, "suffix": format!("-drivebay-{own}")},
-    })
+    let suffix = format!("-drivebay-{own}");
+    Version {
+        version: format!("Drivebay v{own} (methods of SPDK v26.09)"),
+        fields: VersionFields { major: 26, minor: 9, patch: 0, suffix },
+    }
 }

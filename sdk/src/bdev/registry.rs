@@ -366,7 +366,11 @@ pub(super) fn serve_with<P: crate::rpc::Params + 'static>(
         move |app, call, params: Delete| delete(app, &params.name, call),
     )
     .describe(|method| {
-        method.result("true").error(-19, "no_such_device", "No bdev of this module has that name.")
+        method.result("true").returns::<bool>().error(
+            -19,
+            "no_such_device",
+            "No bdev of this module has that name.",
+        )
     })
     .register(app)
 }

@@ -73,7 +73,7 @@ fn generate(built: &Path) -> Result<Files, String> {
     }
     let mut host = Host::start(built, "docs", &flags)?;
     let methods = methods(&host)?;
-    let examples = examples::call_all(&host, built)?;
+    let examples = examples::call_all(&host, built, &methods)?;
     host.wait_for_its_end()?;
     pages::make(&methods, &examples)
 }

@@ -6,9 +6,8 @@ use crate::{grow, members, scrub};
 use drivebay_sdk::App;
 use drivebay_sdk::bdev::open;
 use drivebay_sdk::prelude::*;
-use drivebay_sdk::rpc::{Method, Params, RpcError, State as When};
+use drivebay_sdk::rpc::{Method, ParamType, Params, RpcError, State as When};
 use drivebay_sdk::runtime::task;
-use drivebay_sdk::serde::Serialize;
 use drivebay_sdk::serde_json::{Map, Value};
 use drivebay_spec_raid::{Level, MemberState};
 use std::rc::Rc;
@@ -198,7 +197,7 @@ pub fn register(app: &App) -> Result<()> {
 }
 
 /// Registers a method that runs as a task.
-fn method<P: Params + 'static, R: Serialize + 'static>(
+fn method<P: Params + 'static, R: ParamType + 'static>(
     app: &App,
     name: &'static str,
     doc: &str,
@@ -214,7 +213,10 @@ fn method<P: Params + 'static, R: Serialize + 'static>(
         }
     })
     .describe(|method| {
-        method.result("true").error(-19, "no_such_device", "There is no such array or bdev.")
+        method
+            .result("true")
+            .returns::<R>()
+            .error(-19, "no_such_device", "There is no such array or bdev.")
     })
     .register(app)
 }

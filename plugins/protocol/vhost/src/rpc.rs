@@ -8,8 +8,7 @@ use crate::pace::Coalescing;
 use drivebay_sdk::errno;
 use drivebay_sdk::notify::Config;
 use drivebay_sdk::prelude::*;
-use drivebay_sdk::rpc::{Call, Method, Params, RpcError};
-use drivebay_sdk::serde::Serialize;
+use drivebay_sdk::rpc::{Call, Description, Method, ParamType, Params, RpcError};
 use drivebay_sdk::serde_json::{Map, Value, json};
 
 params! {
@@ -158,7 +157,7 @@ pub fn register(app: &App) -> Result<()> {
 }
 
 /// Makes a method that answers at once, and answers every error with -32602.
-fn refusing<P: Params + 'static, R: Serialize + 'static>(
+fn refusing<P: Params + 'static, R: ParamType + 'static>(
     name: &str,
     doc: &str,
     run: fn(&App, P) -> Result<R>,
@@ -166,6 +165,7 @@ fn refusing<P: Params + 'static, R: Serialize + 'static>(
     Method::new(name, doc, move |app, call: Call, params: P| {
         call.answer(run(app, params).map_err(invalid));
     })
+    .describe(Description::returns::<R>)
 }
 
 fn invalid(error: Error) -> RpcError {

@@ -1,4 +1,4 @@
-//! Checks the parameters of a call against their description.
+//! Checks the parameters of a call, and results, against their description.
 
 use crate::{Kind, Param, RpcError};
 use serde_json::{Map, Value};
@@ -27,9 +27,11 @@ pub(crate) fn check_object(
     }
 }
 
-fn check_value(kind: &Kind, given: &Value, path: &str) -> Result<(), RpcError> {
+pub(crate) fn check_value(kind: &Kind, given: &Value, path: &str) -> Result<(), RpcError> {
     let is_allowed = match (kind, given) {
-        (Kind::Any, _) | (Kind::Boolean, Value::Bool(_)) => true,
+        (Kind::Any, _)
+        | (Kind::Boolean, Value::Bool(_))
+        | (Kind::Number, Value::Number(_)) => true,
         (Kind::Integer { minimum, maximum }, Value::Number(number)) => {
             match (number.as_u64(), number.as_i64()) {
                 (Some(given), _) => {
@@ -53,6 +55,12 @@ fn check_value(kind: &Kind, given: &Value, path: &str) -> Result<(), RpcError> {
         }
         (Kind::Object { fields }, Value::Object(given)) => {
             return check_object(fields, given, path);
+        }
+        (Kind::Map { values }, Value::Object(given)) => {
+            for (name, value) in given {
+                check_value(values, value, &join(path, name))?;
+            }
+            true
         }
         _ => false,
     };

@@ -10,19 +10,12 @@ pub fn help_text(method: &Method) -> String {
     if !method.params.is_empty() {
         text.push_str("\nparameters:\n");
     }
-    for Row { path, kind, presence, doc, choices } in rows(&method.params) {
+    add_help(&mut text, rows(&method.params));
+    if let Some(result) = result_line(method) {
         // Writing to a `String` does not fail.
-        let _ = writeln!(text, "  {path} ({kind}; {presence})");
-        for line in doc.lines() {
-            let _ = writeln!(text, "      {line}");
-        }
-        for choice in choices {
-            let _ = writeln!(text, "      {}: {}", choice.name, choice.doc.replace('\n', " "));
-        }
+        let _ = writeln!(text, "\nresult: {result}");
     }
-    if !method.result.is_empty() {
-        let _ = writeln!(text, "\nresult: {}", method.result);
-    }
+    add_help(&mut text, result_rows(method));
     for error in &method.errors {
         let _ = writeln!(text, "error {} {}: {}", error.code, error.name, error.doc);
     }
@@ -42,19 +35,11 @@ pub fn markdown(method: &Method, example: &str) -> String {
         let _ = write!(text, " Former names: `{}`.", method.aliases.join("`, `"));
     }
     text.push('\n');
-    if !method.params.is_empty() {
-        text.push_str("\n| parameter | allowed | | meaning |\n|---|---|---|---|\n");
+    add_table(&mut text, "parameter | allowed", rows(&method.params));
+    if let Some(result) = result_line(method) {
+        let _ = write!(text, "\nResult: {result}\n");
     }
-    for Row { path, kind, presence, mut doc, choices } in rows(&method.params) {
-        for choice in choices {
-            let _ = write!(doc, " `{}`: {}", choice.name, choice.doc);
-        }
-        let (kind, presence, doc) = (cell(&kind), cell(&presence), cell(&doc));
-        let _ = writeln!(text, "| `{path}` | {kind} | {presence} | {doc} |");
-    }
-    if !method.result.is_empty() {
-        let _ = write!(text, "\nResult: {}\n", method.result);
-    }
+    add_table(&mut text, "member | type", result_rows(method));
     if !method.errors.is_empty() {
         text.push_str("\n| code | error | when |\n|--:|---|---|\n");
     }
@@ -77,15 +62,43 @@ pub fn openrpc<'a>(methods: impl IntoIterator<Item = &'a Method>, version: &str)
     })
 }
 
-/// A parameter, or a member of one.
+/// A parameter, or a member of a parameter or a result.
 struct Row<'a> {
     /// Path, such as `namespace.nsid` or `hosts[].nqn`.
     path: String,
     kind: String,
+    /// Whether it may be absent, and its default; empty for a member that is always there.
     presence: String,
     doc: String,
     /// The words of an enumeration that have a description.
     choices: Vec<&'a Choice>,
+}
+
+fn add_help(text: &mut String, rows: Vec<Row<'_>>) {
+    for Row { path, kind, presence, doc, choices } in rows {
+        let separator = if presence.is_empty() { "" } else { "; " };
+        let _ = writeln!(text, "  {path} ({kind}{separator}{presence})");
+        for line in doc.lines() {
+            let _ = writeln!(text, "      {line}");
+        }
+        for choice in choices {
+            let _ = writeln!(text, "      {}: {}", choice.name, choice.doc.replace('\n', " "));
+        }
+    }
+}
+
+/// Appends a table with `head` for its first two columns, or nothing when there are no rows.
+fn add_table(text: &mut String, head: &str, rows: Vec<Row<'_>>) {
+    if !rows.is_empty() {
+        let _ = write!(text, "\n| {head} | | meaning |\n|---|---|---|---|\n");
+    }
+    for Row { path, kind, presence, mut doc, choices } in rows {
+        for choice in choices {
+            let _ = write!(doc, " `{}`: {}", choice.name, choice.doc);
+        }
+        let (kind, presence, doc) = (cell(&kind), cell(&presence), cell(&doc));
+        let _ = writeln!(text, "| `{path}` | {kind} | {presence} | {doc} |");
+    }
 }
 
 /// All parameters, each followed by its members.
@@ -122,6 +135,35 @@ fn add_rows<'a>(params: &'a [Param], within: &str, rows: &mut Vec<Row<'a>>) {
     }
 }
 
+/// The type and the description of the result; `None` when neither is declared.
+fn result_line(method: &Method) -> Option<String> {
+    match (&method.returns, method.result.as_str()) {
+        // "True, once …" says the type.
+        (None | Some(Kind::Boolean), told) if !told.is_empty() => Some(told.to_owned()),
+        (None, _) => None,
+        (Some(kind), "") => Some(format!("{kind}.")),
+        (Some(kind), told) => Some(format!("{kind}. {told}")),
+    }
+}
+
+/// The members of a result that is an object or a list of objects, each followed by its own members.
+fn result_rows(method: &Method) -> Vec<Row<'_>> {
+    let (kind, within) = match &method.returns {
+        Some(Kind::Array { items, .. }) => (&**items, "[]."),
+        Some(kind) => (kind, ""),
+        None => return Vec::new(),
+    };
+    let mut rows = Vec::new();
+    if let Kind::Object { fields } = kind {
+        add_rows(fields, within, &mut rows);
+    }
+    for row in &mut rows {
+        let may_be_absent = row.presence == OPTIONAL;
+        row.presence = if may_be_absent { "may be absent".into() } else { String::new() };
+    }
+    rows
+}
+
 /// A shell command that calls the method with its required parameters.
 fn call_line(method: &Method) -> String {
     let name = &method.name;
@@ -144,7 +186,8 @@ fn placeholder(kind: &Kind) -> &'static str {
         Kind::Integer { .. } => "N",
         Kind::String { .. } | Kind::Enum { .. } => "\"…\"",
         Kind::Array { .. } => "[…]",
-        Kind::Object { .. } => "{…}",
+        Kind::Object { .. } | Kind::Map { .. } => "{…}",
+        Kind::Number => "N.N",
         Kind::Any => "…",
     }
 }
@@ -173,13 +216,14 @@ fn openrpc_method(method: &Method) -> Value {
             |error| json!({"code": error.code, "message": error.doc, "data": {"name": error.name}}),
         )
         .collect();
+    let returns = method.returns.as_ref().map_or_else(|| json!({}), Kind::json_schema);
     json!({
         "name": method.name,
         "summary": method.doc.lines().next().unwrap_or_default(),
         "description": method.doc,
         "paramStructure": "by-name",
         "params": params,
-        "result": {"name": "result", "description": method.result, "schema": {}},
+        "result": {"name": "result", "description": method.result, "schema": returns},
         "errors": errors,
         "x-role": method.role,
         "x-states": method.states,
@@ -191,9 +235,11 @@ fn presence(param: &Param) -> String {
     match (&param.default, param.required) {
         (Some(default), _) => format!("default {default}"),
         (None, true) => "required".into(),
-        (None, false) => "optional".into(),
+        (None, false) => OPTIONAL.into(),
     }
 }
+
+const OPTIONAL: &str = "optional";
 
 fn role_name(role: Role) -> &'static str {
     match role {
@@ -221,7 +267,7 @@ fn cell(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::method::tests::create;
-    use crate::params;
+    use crate::{NoParams, params};
 
     #[test]
     fn help_names_every_parameter_with_range_and_default() {
@@ -231,7 +277,7 @@ mod tests {
             "\ndrivebay rpc bdev_malloc_create '{\"block_size\": N}'\n",
             "  block_size (integer, 512 to 65536; required)\n      Block size, in bytes.",
             "  md_interleave (true or false; default false)",
-            "result: Name of the new bdev.",
+            "result: string. Name of the new bdev.",
             "error -17 exists: A bdev has that name.",
             "role: operate; after initialization",
             "former names: construct_malloc_bdev",
@@ -274,6 +320,19 @@ mod tests {
         assert!(page.contains("| `hosts[].family` |"), "{page}");
         assert!(page.contains("A family. `IPv4`: Version 4. `IPv6`: Version 6. |"), "{page}");
         assert!(page.ends_with("\nAn example.\n"), "{page}");
+    }
+
+    #[test]
+    fn the_members_of_a_result_are_told() {
+        let method = Method::new::<NoParams>("m", Role::Read, "").returns::<Vec<Nested>>();
+        let help = help_text(&method);
+        assert!(help.contains("\nresult: array of (object of hosts).\n  [].hosts (array"), "{help}");
+        assert!(help.contains("  [].hosts[].family (one of \"IPv4\", \"IPv6\")"), "{help}");
+        let page = markdown(&method, "");
+        assert!(page.contains("| member | type | | meaning |"), "{page}");
+        let document = openrpc(&[method], "1");
+        let schema = &document["methods"][0]["result"]["schema"];
+        assert_eq!(schema["items"]["required"], json!(["hosts"]));
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! The description of a parameter: name, type, range, default, and text.
+//! The description of a parameter or a result: name, type, range, default, and text.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::fmt;
 use std::ops::RangeInclusive;
 
-/// One parameter of a method, or one member of an object parameter.
+/// One parameter of a method, or one member of an object that is a parameter or a result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Param {
     /// Name on the wire.
@@ -69,6 +69,13 @@ pub enum Kind {
         /// The members.
         fields: Vec<Param>,
     },
+    /// A number that may have a fraction.
+    Number,
+    /// An object whose members have any names and one kind.
+    Map {
+        /// The kind of each member.
+        values: Box<Kind>,
+    },
     /// Any JSON value; the method checks it. Kinds of later versions are read as this one.
     #[serde(other)]
     Any,
@@ -107,7 +114,12 @@ impl Kind {
                 *min_len = (*min_len).max(lowest_len);
                 *max_len = (*max_len).min(highest);
             }
-            Self::Boolean | Self::Enum { .. } | Self::Object { .. } | Self::Any => {}
+            Self::Boolean
+            | Self::Enum { .. }
+            | Self::Object { .. }
+            | Self::Number
+            | Self::Map { .. }
+            | Self::Any => {}
         }
         self
     }
@@ -134,6 +146,10 @@ impl Kind {
                 schema
             }
             Self::Object { fields } => object_schema(fields),
+            Self::Number => json!({"type": "number"}),
+            Self::Map { values } => {
+                json!({"type": "object", "additionalProperties": values.json_schema()})
+            }
             Self::Any => json!({}),
         }
     }
@@ -206,6 +222,8 @@ impl fmt::Display for Kind {
                 f.write_str("object of ")?;
                 write_names(f, fields)
             }
+            Self::Number => f.write_str("number"),
+            Self::Map { values } => write!(f, "object; each member: {values}"),
             Self::Any => f.write_str("any JSON value"),
         }
     }

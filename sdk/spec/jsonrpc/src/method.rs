@@ -1,7 +1,9 @@
 //! The description of a whole method, as text for the plugin ABI.
 
-use crate::{Param, Params};
+use crate::check::check_value;
+use crate::{Kind, Param, ParamType, Params};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::fmt;
 
 /// Maximum length of a method's description, in bytes.
@@ -54,6 +56,9 @@ pub struct Method {
     /// Description of the result.
     #[serde(default)]
     pub result: String,
+    /// Type of the result; `None` when it is not declared.
+    #[serde(default, rename = "result_schema", skip_serializing_if = "Option::is_none")]
+    pub returns: Option<Kind>,
     /// Its errors, besides those that all methods share.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<ErrorDoc>,
@@ -108,6 +113,7 @@ impl Method {
             doc: doc.into(),
             params: P::params(),
             result: String::new(),
+            returns: None,
             errors: Vec::new(),
         }
     }
@@ -137,6 +143,22 @@ impl Method {
     pub fn result(mut self, result: impl Into<String>) -> Self {
         self.result = result.into();
         self
+    }
+
+    /// Declares that the result is an `R`. A result of any kind counts as not declared.
+    #[must_use]
+    pub fn returns<R: ParamType>(mut self) -> Self {
+        self.returns = Some(R::kind()).filter(|kind| *kind != Kind::Any);
+        self
+    }
+
+    /// Checks an answer against the declared type of the result.
+    ///
+    /// # Errors
+    /// The member that differs, its value, and what is declared.
+    pub fn check_result(&self, answer: &Value) -> Result<(), String> {
+        let Some(kind) = &self.returns else { return Ok(()) };
+        check_value(kind, answer, "result").map_err(|error| error.message.replacen("parameter ", "", 1))
     }
 
     /// Adds an error.
@@ -186,7 +208,7 @@ fn admin() -> Role {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::{Kind, params};
+    use crate::{NoParams, params};
 
     params! {
         /// Parameters of `bdev_malloc_create`, shortened.
@@ -207,6 +229,7 @@ pub(crate) mod tests {
         Method::new::<Create>("bdev_malloc_create", Role::Operate, "Makes a RAM disk.\n\nMore.")
             .alias("construct_malloc_bdev")
             .result("Name of the new bdev.")
+            .returns::<String>()
             .error(-17, "exists", "A bdev has that name.")
     }
 
@@ -224,6 +247,37 @@ pub(crate) mod tests {
         assert_eq!((method.role, method.states), (Role::Admin, vec![State::Runtime]));
         assert_eq!(method.params[0].kind, Kind::Integer { minimum: i64::MIN, maximum: u64::MAX });
         assert_eq!(method.params[1].kind, Kind::Any);
+    }
+
+    params! {
+        /// A result.
+        struct Found {
+            /// Its name.
+            name: String,
+            /// Its places.
+            places: Vec<Place>,
+        }
+        struct Place {
+            /// First block.
+            lba: u64,
+            /// What is there.
+            what: Option<String>,
+        }
+    }
+
+    #[test]
+    fn an_answer_that_differs_from_the_declared_result_is_told_with_its_place() {
+        let method = Method::new::<NoParams>("m", Role::Read, "").returns::<Found>();
+        let check = |answer: &str| method.check_result(&serde_json::from_str(answer).unwrap());
+        assert_eq!(check(r#"{"name":"a","places":[{"lba":1,"what":null}]}"#), Ok(()));
+        assert_eq!(
+            check(r#"{"name":"a","places":[{"lba":"1"}]}"#).unwrap_err(),
+            "result.places[0].lba: \"1\" is not allowed; allowed: integer, at least 0"
+        );
+        assert!(check(r#"{"name":"a"}"#).unwrap_err().starts_with("result.places is required"));
+        assert!(check(r#"{"name":"a","places":[],"x":1}"#).unwrap_err().contains("result.x"));
+        let untold = Method::new::<NoParams>("m", Role::Read, "").returns::<Value>();
+        assert_eq!((untold.check_result(&Value::Null), &untold.returns), (Ok(()), &None));
     }
 
     #[test]

@@ -5,9 +5,10 @@ use crate::number::whole_numbers;
 use crate::{Kind, Param, RpcError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 
-/// A type that a parameter can have.
+/// A type that a parameter or a result can have.
 pub trait ParamType: DeserializeOwned + Serialize {
     /// The values that are allowed on the wire.
     fn kind() -> Kind;
@@ -314,6 +315,24 @@ impl ParamType for bool {
 impl ParamType for String {
     fn kind() -> Kind {
         Kind::TEXT
+    }
+}
+
+impl ParamType for f64 {
+    fn kind() -> Kind {
+        Kind::Number
+    }
+}
+
+impl<T: ParamType> ParamType for BTreeMap<String, T> {
+    fn kind() -> Kind {
+        Kind::Map { values: Box::new(T::kind()) }
+    }
+}
+
+impl ParamType for Map<String, Value> {
+    fn kind() -> Kind {
+        Kind::Map { values: Box::new(Kind::Any) }
     }
 }
 

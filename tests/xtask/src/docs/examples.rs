@@ -7,6 +7,7 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::path::Path;
 
+use drivebay_spec_jsonrpc::Method;
 use serde_json::{Map, Value, json};
 
 use crate::host::Host;
@@ -57,8 +58,12 @@ fn replaced(text: String) -> Result<Value, String> {
     serde_json::from_str(&text).map_err(|error| format!("{text}: {error}"))
 }
 
-/// Makes all calls. The last one ends the host.
-pub(super) fn call_all(host: &Host, built: &Path) -> Result<BTreeMap<String, Example>, String> {
+/// Makes all calls and holds each answer against the result that its method declares. The last call ends the host.
+pub(super) fn call_all(
+    host: &Host,
+    built: &Path,
+    methods: &[Method],
+) -> Result<BTreeMap<String, Example>, String> {
     let list: Vec<Value> = serde_json::from_str(include_str!("examples.json"))
         .map_err(|error| format!("examples.json: {error}"))?;
     let places = Places::new(host, built)?;
@@ -73,6 +78,10 @@ pub(super) fn call_all(host: &Host, built: &Path) -> Result<BTreeMap<String, Exa
             Some(_) => None,
             None => Some(places.shown(&host.answer(method, &places.here(&params)?)?)?),
         };
+        let declared = methods.iter().find(|declared| declared.name == method);
+        if let (Some(declared), Some(answer)) = (declared, &answer) {
+            declared.check_result(answer).map_err(|why| format!("{method}: {why}"))?;
+        }
         let Value::Object(params) = params else {
             return Err(format!("examples.json: {method}: params must be an object"));
         };

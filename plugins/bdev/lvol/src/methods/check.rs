@@ -8,6 +8,7 @@ use drivebay_sdk::bdev::{Claim, Desc, open};
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::rpc::RpcError;
 use drivebay_sdk::runtime::task;
+use drivebay_sdk::serde_json::{self, Value};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -57,7 +58,12 @@ fn open_store(bdev: &str) -> Option<Rc<LvStore>> {
     stores::all().into_iter().find(|store| store.base_name == bdev)
 }
 
-async fn look(bdev: &str) -> Result<Report, RpcError> {
+/// The report of a store's check, as the result of a method.
+async fn look(bdev: &str) -> Result<Value, RpcError> {
+    serde_json::to_value(report(bdev).await?).map_err(RpcError::internal)
+}
+
+async fn report(bdev: &str) -> Result<Report, RpcError> {
     if let Some(store) = open_store(bdev) {
         return store.store.check().await.map_err(store_failed);
     }

@@ -9,9 +9,8 @@ mod volume;
 use crate::{examine, stores};
 use drivebay_blobstore::Error as StoreError;
 use drivebay_sdk::prelude::*;
-use drivebay_sdk::rpc::{Method, Params, RpcError};
+use drivebay_sdk::rpc::{Method, ParamType, Params, RpcError};
 use drivebay_sdk::runtime::task;
-use drivebay_sdk::serde::Serialize;
 use std::rc::Rc;
 
 /// The code for an operation that began and failed, whatever its errno.
@@ -30,7 +29,7 @@ pub fn register(app: &App) -> Result<()> {
 }
 
 /// A method that takes several steps.
-fn method<P: Params + 'static, R: Serialize + 'static>(
+fn method<P: Params + 'static, R: ParamType + 'static>(
     app: &App,
     name: &'static str,
     doc: &str,
@@ -52,6 +51,7 @@ fn method<P: Params + 'static, R: Serialize + 'static>(
     .describe(|method| {
         method
             .result(result)
+            .returns::<R>()
             .error(-19, "no_such_device", "No volume, store or bdev has that name or UUID.")
             .error(
                 INVALID_PARAMS,

@@ -46,7 +46,7 @@ pub(super) fn register(app: &App) -> Result<()> {
     .register(app)
 }
 
-async fn apply(_: &App, params: ApplyFirmware) -> Result<&'static str> {
+async fn apply(_: &App, params: ApplyFirmware) -> Result<String> {
     let ApplyFirmware { filename, bdev_name } = params;
     let group = app::get()?.with_bdev(&bdev_name);
     let controller =
@@ -59,7 +59,7 @@ async fn apply(_: &App, params: ApplyFirmware) -> Result<&'static str> {
     let image = worker::run("read firmware", move || read(&filename)).await??;
     download(&*controller.connected()?, &image).await?;
     controller.control(Wish::Reset).await?;
-    Ok("firmware commit succeeded. Controller reset in progress.")
+    Ok("firmware commit succeeded. Controller reset in progress.".to_owned())
 }
 
 /// Reads an image. `[worker]`

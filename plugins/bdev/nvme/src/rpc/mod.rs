@@ -16,10 +16,9 @@ use drivebay_nvme_driver::spec::nqn;
 use drivebay_nvme_driver::tcp::Digests;
 use drivebay_sdk::notify::Config;
 use drivebay_sdk::prelude::*;
-use drivebay_sdk::rpc::{Method, Params, Role, RpcError, State};
+use drivebay_sdk::rpc::{Description, Method, ParamType, Params, Role, RpcError, State};
 use drivebay_sdk::runtime::net::{self, Address};
 use drivebay_sdk::runtime::task;
-use drivebay_sdk::serde::Serialize;
 use drivebay_sdk::serde_json::{Value, json};
 
 use crate::app::{self, Known};
@@ -397,7 +396,7 @@ async fn control(params: Control, wish: Wish) -> Result<bool> {
 }
 
 /// A method that runs as a task. All of its errors have the code `code`.
-fn task_with_code<P: Params + 'static, R: Serialize + 'static>(
+fn task_with_code<P: Params + 'static, R: ParamType + 'static>(
     code: i64,
     name: &'static str,
     doc: &str,
@@ -416,6 +415,7 @@ fn task_with_code<P: Params + 'static, R: Serialize + 'static>(
             Err(error) => warn!("{error}"),
         }
     })
+    .describe(Description::returns::<R>)
 }
 
 fn set_options(_: &App, params: SetOptions) -> Result<bool> {

@@ -171,7 +171,7 @@ fn change<P: Params + 'static>(name: &str, doc: &str, run: fn(&Iscsi, P) -> Resu
     })
     .describe(|description| {
         let when = "A parameter has a value that is not allowed, or names an object that does not exist; the message says which.";
-        description.result(DONE).error(INVALID_PARAMS, "invalid_params", when)
+        description.result(DONE).returns::<bool>().error(INVALID_PARAMS, "invalid_params", when)
     })
 }
 

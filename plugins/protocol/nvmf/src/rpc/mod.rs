@@ -15,7 +15,7 @@ use crate::app::{App, app};
 use crate::model::{AnaState, Options, Referral, address_of, parse_hex};
 use crate::ops::{self, NewNamespace};
 use drivebay_sdk::nvmf::protocol::Address;
-use drivebay_sdk::rpc::{Call, Method, NoParams, Params, Role, State};
+use drivebay_sdk::rpc::{Call, Description, Method, NoParams, ParamType, Params, Role, State};
 use drivebay_sdk::{Error, Result, errno};
 use drivebay_spec_nvme::nqn;
 use failure::{
@@ -28,7 +28,6 @@ use params::{
     RemoveListener, RemoveNs, RemoveReferral, SetAnaState, SetCrdt, SetMaxSubsystems,
     SetNsAnaGroup,
 };
-use serde::Serialize;
 use serde_json::Value;
 use std::future::Future;
 use std::rc::Rc;
@@ -167,8 +166,6 @@ pub fn register(here: &drivebay_sdk::App) -> Result<()> {
     methods.into_iter().try_for_each(|method| method.register(here))
 }
 
-type Description = drivebay_sdk::rpc::Description;
-
 /// The result of a method that returns nothing else.
 const DONE: &str = "True.";
 
@@ -198,7 +195,7 @@ fn this() -> Result<Rc<App>> {
 }
 
 /// A method that answers immediately.
-fn at_once<P: Params + 'static, V: Serialize + 'static>(
+fn at_once<P: Params + 'static, V: ParamType + 'static>(
     name: &str,
     doc: &str,
     run: impl Fn(&App, P) -> Result<V> + 'static,
@@ -208,13 +205,14 @@ fn at_once<P: Params + 'static, V: Serialize + 'static>(
         let result = this().and_then(|app| run(&app, params));
         call.answer(result.map_err(|error| failure::of(&method, error)));
     })
+    .describe(Description::returns::<V>)
 }
 
 /// A method that answers when its operation is complete.
 fn later<P, V, F>(name: &str, doc: &str, run: fn(Rc<App>, P) -> F) -> Method
 where
     P: Params + 'static,
-    V: Serialize,
+    V: ParamType,
     F: Future<Output = Result<V>> + 'static,
 {
     let method: Rc<str> = name.into();
@@ -231,6 +229,7 @@ where
         }
         Err(error) => call.fail(failure::of(&method, error)),
     })
+    .describe(Description::returns::<V>)
 }
 
 fn address(given: &ListenAddress) -> Address {
@@ -296,7 +295,7 @@ async fn delete_subsystem(app: Rc<App>, params: OneSubsystem) -> Result<bool> {
     Ok(true)
 }
 
-fn get_subsystems(app: &App, params: GetSubsystems) -> Result<Vec<Value>> {
+fn get_subsystems(app: &App, params: GetSubsystems) -> Result<Vec<view::SubsystemView>> {
     check::target(params.tgt_name.as_deref())?;
     let model = app.model.borrow();
     match &params.nqn {
@@ -336,7 +335,7 @@ async fn set_ns_ana_group(app: Rc<App>, params: SetNsAnaGroup) -> Result<bool> {
     Ok(true)
 }
 
-fn get_listeners(app: &App, params: OneSubsystem) -> Result<Vec<Value>> {
+fn get_listeners(app: &App, params: OneSubsystem) -> Result<Vec<view::ListenerView>> {
     check::target(params.tgt_name.as_deref())?;
     with_subsystem(app, &params.nqn, |subsystem| Ok(view::listeners(subsystem)))
 }
@@ -409,14 +408,14 @@ fn allow_any_host(app: &App, params: AllowAnyHost) -> Result<bool> {
     Ok(true)
 }
 
-fn get_controllers(app: &App, params: OneSubsystem) -> Result<Vec<Value>> {
+fn get_controllers(app: &App, params: OneSubsystem) -> Result<Vec<view::ControllerView>> {
     check::target(params.tgt_name.as_deref())?;
     with_subsystem(app, &params.nqn, |subsystem| {
         Ok(subsystem.controllers.values().map(view::controller).collect())
     })
 }
 
-fn get_qpairs(app: &App, params: OneSubsystem) -> Result<Vec<Value>> {
+fn get_qpairs(app: &App, params: OneSubsystem) -> Result<Vec<view::QpairView>> {
     check::target(params.tgt_name.as_deref())?;
     with_subsystem(app, &params.nqn, |_| Ok(()))?;
     let queues = app.queues.borrow();
@@ -427,11 +426,11 @@ fn get_qpairs(app: &App, params: OneSubsystem) -> Result<Vec<Value>> {
     Ok(of_subsystem.collect())
 }
 
-fn get_targets(_app: &App, _params: NoParams) -> Result<[&'static str; 1]> {
-    Ok([check::TARGET])
+fn get_targets(_app: &App, _params: NoParams) -> Result<Vec<String>> {
+    Ok(vec![check::TARGET.to_owned()])
 }
 
-async fn get_stats(app: Rc<App>, params: OneTarget) -> Result<Value> {
+async fn get_stats(app: Rc<App>, params: OneTarget) -> Result<view::StatsView> {
     check::target(params.tgt_name.as_deref())?;
     ops::ensure_groups(&app)?;
     let mut stats = ops::collect_stats(&app).await?;
@@ -501,7 +500,7 @@ fn remove_referral(app: &App, params: RemoveReferral) -> Result<bool> {
     Ok(true)
 }
 
-fn get_referrals(app: &App, params: OneTarget) -> Result<Vec<Value>> {
+fn get_referrals(app: &App, params: OneTarget) -> Result<Vec<view::ReferralView>> {
     check::target(params.tgt_name.as_deref())?;
     Ok(app.model.borrow().referrals.iter().map(view::referral).collect())
 }
