@@ -6,6 +6,7 @@ use crate::entry::{enter, enter_with, guard, is_poisoned};
 use crate::error::{Result, errno};
 use crate::host::Sink;
 use crate::notify::Config;
+use crate::nvmf::transport;
 use crate::runtime::task;
 use crate::{bdev, host, log, rpc, thread};
 use api::{bay_bdev_module, bay_cb_fn, bay_host, bay_log_iface, bay_quiesce, bay_sink, bay_str};
@@ -57,6 +58,7 @@ impl Drop for Stopping {
         let Some(done) = self.0.take() else { return };
         if is_poisoned() || std::thread::panicking() {
             // The library is poisoned, so tasks, which are the author's code, must not run any more. The host removes the bdevs.
+            transport::abandon();
             return drop(done);
         }
         if !thread::app().is_current() {

@@ -8,7 +8,7 @@
 use crate::entry::enter;
 use crate::error::{Error, Result, check};
 use crate::host::host;
-use drivebay_plugin_api::{bay_msg, bay_str};
+use drivebay_plugin_api::{bay_msg, bay_msg_fn, bay_str};
 use std::ffi::c_void;
 
 /// A lightweight thread of the host.
@@ -107,9 +107,9 @@ impl Thread {
     ///
     /// # Errors
     /// When the thread has ended; `call` is then dropped.
-    pub fn send(self, call: impl FnOnce() + Send + 'static) -> Result<()> {
+    pub fn send<F: FnOnce() + Send + 'static>(self, call: F) -> Result<()> {
         // SAFETY: `call` is `Send`, and the current thread gives it away.
-        unsafe { self.give(call) }.map_err(|(error, refused)| {
+        unsafe { self.give(call, run::<F>) }.map_err(|(error, refused)| {
             drop(refused);
             error
         })
@@ -122,20 +122,37 @@ impl Thread {
     /// again. When the target thread has ended, this function leaks `call` instead of dropping it here.
     pub(crate) unsafe fn send_any<F: FnOnce() + 'static>(self, call: F) -> Result<()> {
         // SAFETY: the caller's promise.
-        unsafe { self.give(call) }.map_err(|(error, refused)| {
+        unsafe { self.give(call, run::<F>) }.map_err(|(error, refused)| {
             let _ = Box::into_raw(refused);
             error
         })
     }
 
-    /// Sends a call to the thread. Returns the call when the host refuses it.
+    /// As [`send_any`](Self::send_any). `call` also runs when the library is poisoned, so it must be the SDK's own code and
+    /// must not panic.
     ///
     /// # Safety
     /// As [`send_any`](Self::send_any).
-    unsafe fn give<F: FnOnce() + 'static>(self, call: F) -> Result<(), (Error, Box<Call<F>>)> {
+    pub(crate) unsafe fn send_even_poisoned<F: FnOnce() + 'static>(self, call: F) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.give(call, run_even_poisoned::<F>) }.map_err(|(error, refused)| {
+            let _ = Box::into_raw(refused);
+            error
+        })
+    }
+
+    /// Sends a call to the thread, where `run` gets it. Returns the call when the host refuses it.
+    ///
+    /// # Safety
+    /// As [`send_any`](Self::send_any). `run` takes a box of a `Call<F>`.
+    unsafe fn give<F: FnOnce() + 'static>(
+        self,
+        call: F,
+        run: bay_msg_fn,
+    ) -> Result<(), (Error, Box<Call<F>>)> {
         let message = Box::into_raw(Box::new(Call {
             msg: bay_msg {
-                call: Some(run::<F>),
+                call: Some(run),
                 arg: std::ptr::null_mut(),
                 link: std::ptr::null_mut(),
                 rsv: 0,
@@ -164,6 +181,12 @@ unsafe extern "C" fn run<F: FnOnce()>(arg: *mut c_void) {
     // SAFETY: `arg` is the box from `give`; the message is received once.
     let call = unsafe { Box::from_raw(arg.cast::<Call<F>>()) };
     enter((), || (call.call)());
+}
+
+unsafe extern "C" fn run_even_poisoned<F: FnOnce()>(arg: *mut c_void) {
+    // SAFETY: `arg` is the box from `give`; the message is received once.
+    let call = unsafe { Box::from_raw(arg.cast::<Call<F>>()) };
+    (call.call)();
 }
 
 /// A message whose memory is allocated once and used again and again: for the data path.

@@ -184,6 +184,9 @@ class Panics(unittest.TestCase):
         self.again()
         self.finish()
 
+    def transports(self):
+        return [transport["trtype"] for transport in self.host.call("nvmf_get_transports")]
+
     def connection(self, place):
         """A connection of a fabric panics. The target's other fabric continues, and the host ends in time."""
         for trtype in ("TCP", "PANICS"):
@@ -192,6 +195,10 @@ class Panics(unittest.TestCase):
         self.host.call("panics_connect", at=place)
         self.check_failed(place, "panics-fabric")
         vendor.verify_over_tcp(port, nqn, MIB)
+        self.assertTrue(self.host.call("plugin_unload", name="panics-fabric"))
+        until("the target still has the transport", lambda: "PANICS" not in self.transports())
+        self.host.call("nvmf_create_transport", trtype="PANICS")
+        self.assertTrue(self.host.call("panics_connect", at="nowhere"))
         self.finish()
 
     def test_a_panic_while_a_connection_is_added_fails_the_fabric_alone(self):

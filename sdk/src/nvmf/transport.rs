@@ -29,6 +29,7 @@ pub use address::Address;
 #[cfg(any(test, feature = "testing"))]
 pub use fake::FakeTarget;
 pub use qpair::Qpair;
+pub(crate) use registration::abandon;
 pub use registration::{register, unregister};
 pub use request::{Request, Transfer};
 

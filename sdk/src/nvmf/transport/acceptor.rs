@@ -1,13 +1,17 @@
 //! New connections, on their way from the fabric's listeners to a poll group.
 #![expect(unsafe_code, reason = "connections cross the ABI as pointers")]
 
+use super::qpair::Link;
 use super::registration::Fabric;
 use super::round::GroupCell;
 use super::{Address, Transport};
 use crate::error::{Result, check};
 use drivebay_plugin_api::bay_nvmf_addr;
+use std::cell::Cell;
+use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::ptr;
+use std::rc::Rc;
 
 /// Passes a transport's new connections to the target. App thread.
 #[derive(Debug)]
@@ -28,6 +32,8 @@ impl<T: Transport> Acceptor<T> {
             peer: peer.to_raw(),
             group: ptr::null(),
             key: 0,
+            link: None,
+            qpair: ptr::null_mut(),
         }));
         let fabric = self.fabric;
         let handle = fabric.handle.get().copied().unwrap_or(0);
@@ -50,4 +56,8 @@ pub(super) struct Conn<T: Transport> {
     /// The connection's group, which outlives it.
     pub(super) group: *const GroupCell<T::Group>,
     pub(super) key: usize,
+    /// Whether the group may use its link to the target; `None` until a group takes the connection.
+    pub(super) link: Option<Rc<Cell<Link>>>,
+    /// The target's handle of it.
+    pub(super) qpair: *mut c_void,
 }

@@ -77,6 +77,16 @@ pub fn register<T: Transport>(app: &App) -> Result<()> {
     REGISTERED.get_or_init(|| Registered { fabric, _reference: reference }).map(drop)
 }
 
+/// Unregisters the fabric of a poisoned library, whose `stop` cannot run. The target then closes the fabric's connections. The
+/// fabric's functions do nothing any more, so there is nothing to wait for. `[app thread]`
+pub(crate) fn abandon() {
+    if let Some(Registered { fabric, .. }) = REGISTERED.take().as_deref() {
+        let handle = fabric.handle.get().copied().unwrap_or(0);
+        // SAFETY: the target's function, on the app thread; there is no callback.
+        unsafe { (fabric.unregister)(fabric.target, handle, None, ptr::null_mut()) };
+    }
+}
+
 /// Unregisters the fabric. The target closes its connections and ends its listeners; then `done` gets 0 or a negative
 /// errno. Calls `done` at once when there is no registration. `[app thread]`
 pub fn unregister(app: &App, done: impl FnOnce(&App, i32) + 'static) {

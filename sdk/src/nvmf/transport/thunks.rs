@@ -6,10 +6,11 @@ use super::qpair::Link;
 use super::registration::Fabric;
 use super::round::{Event, GroupCell, Round};
 use super::{Acceptor, Address, Group, Qpair, Request, Transport};
-use crate::entry::enter;
+use crate::entry::{enter, is_poisoned};
 use crate::error::{Error, Result, errno};
 use crate::host::Sink;
 use crate::poller::Poller;
+use crate::thread;
 use api::{bay_nvmf_addr, bay_nvmf_req, bay_nvmf_transport_ops, bay_sink, bay_str};
 use drivebay_plugin_api as api;
 use std::cell::{Cell, RefCell};
@@ -249,6 +250,8 @@ pub(super) unsafe extern "C" fn group_add<T: Transport>(
         return status;
     }
     given.group = group;
+    given.qpair = target_qpair;
+    given.link = Some(Rc::clone(&link));
     // It has the same address as `conn`; the target owns it until `qpair_free`.
     let _ = Box::into_raw(given);
     if link.replace(Link::Open) == Link::AddingClosed {
@@ -285,9 +288,36 @@ pub(super) unsafe extern "C" fn complete<T: Transport>(conn: *mut c_void, req: *
 }
 
 pub(super) unsafe extern "C" fn close<T: Transport>(conn: *mut c_void) {
-    // SAFETY: the target passes the pointer that it was given.
+    if is_poisoned() {
+        // SAFETY: the target passes the pointer that it was given.
+        return unsafe { abandon::<T>(conn) };
+    }
+    // SAFETY: as above.
     let (group, key) = unsafe { served::<T>(conn) };
     enter((), || group.queue_event(Event::Close(key)));
+}
+
+/// Reports the end of a connection whose group cannot run any more, because the library is poisoned. The report is a message,
+/// because the target may be in the middle of its own work.
+///
+/// # Safety
+/// As [`served`].
+unsafe fn abandon<T: Transport>(conn: *mut c_void) {
+    // SAFETY: the caller's promise.
+    let conn = unsafe { &*conn.cast_const().cast::<Conn<T>>() };
+    let is_open = conn.link.as_ref().is_some_and(|link| link.replace(Link::Closed) == Link::Open);
+    let Some(thread) = thread::current().filter(|_| is_open) else { return };
+    // SAFETY: a group outlives its connections.
+    let fabric = unsafe { &*conn.group }.fabric;
+    let qpair = conn.qpair;
+    let report = move || {
+        // SAFETY: the target's function. The link was open, so the target keeps the qpair until this call, which is the only one.
+        unsafe { (fabric.disconnected)(fabric.target, qpair) };
+    };
+    // SAFETY: the message stays on this thread.
+    if let Err(error) = unsafe { thread.send_even_poisoned(report) } {
+        tracing::error!("the target does not learn that a connection has ended: {error}");
+    }
 }
 
 pub(super) unsafe extern "C" fn qpair_free<T: Transport>(conn: *mut c_void) {
