@@ -6,8 +6,9 @@ import struct
 from stream import Stream
 
 LOGIN, COMMAND, NOP_OUT = 0x43, 0x01, 0x40
-SCSI_RESPONSE, LOGIN_RESPONSE, SCSI_DATA_IN, NOP_IN = 0x21, 0x23, 0x25, 0x20
+SCSI_RESPONSE, LOGIN_RESPONSE, SCSI_DATA_IN, NOP_IN, R2T = 0x21, 0x23, 0x25, 0x20, 0x31
 TEST_UNIT_READY, READ_10, WRITE_10, SERVICE_ACTION_IN, PERSISTENT_IN, PERSISTENT_OUT = 0x00, 0x28, 0x2A, 0x9E, 0x5E, 0x5F
+COMPARE_AND_WRITE = 0x89
 INQUIRY, LOG_SENSE, MODE_SELECT = 0x12, 0x4D, 0x15
 READ_CAPACITY_16 = 0x10
 NO_TAG = 0xFFFFFFFF
@@ -25,37 +26,46 @@ class ReservationConflict(Exception):
     """Another initiator has reserved the unit."""
 
 
+def connect(port):
+    return socket.create_connection(("127.0.0.1", port), timeout=20)
+
+
+def login_request(target, initiator="iqn.2001-04.com.example:host1", isid=1, **keys):
+    """A login that goes from operational negotiation to full feature phase in one step."""
+    keys = {"InitiatorName": initiator, "SessionType": "Normal", "TargetName": target, **keys}
+    text = "".join(f"{key}={value}\0" for key, value in keys.items()).encode()
+    isid = struct.pack(">BxxxxB", 0x80, isid)
+    header = struct.pack(">BBxxI6sHIxxxxII16x", LOGIN, 0x87, len(text), isid, 0, 1, 1, 0)
+    return header + text + bytes(-len(text) % 4)
+
+
 class Session(Stream):
     """A session with one connection, in full feature phase."""
 
-    def __init__(self, port, target, initiator="iqn.2001-04.com.example:host1", isid=1, **keys):
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+    def __init__(self, port, target, **login):
+        self.socket = connect(port)
         self.cmd_sn = 1
-        keys = {"InitiatorName": initiator, "SessionType": "Normal", "TargetName": target, **keys}
-        text = "".join(f"{key}={value}\0" for key, value in keys.items()).encode()
-        # One step from operational negotiation to full feature phase.
-        isid = struct.pack(">BxxxxB", 0x80, isid)
-        header = struct.pack(">BBxxI6sHIxxxxII16x", LOGIN, 0x87, len(text), isid, 0, 1, self.cmd_sn, 0)
-        self.socket.sendall(header + text + bytes(-len(text) % 4))
+        self.socket.sendall(login_request(target, **login))
         answer = self.exactly(48)
         assert answer[0] == LOGIN_RESPONSE and answer[36] == 0, f"the target refused the login: {answer.hex()}"
         length = int.from_bytes(answer[5:8], "big")
         self.exactly(length + -length % 4)
 
-    def read(self, tag, lba, blocks, unit=0):
-        """Sends a READ (10) and does not wait for the answer."""
-        cdb = struct.pack(">BxIxHx6x", READ_10, lba, blocks)
-        header = struct.pack(">BBxxIQIIII16s", COMMAND, 0xC0, 0, unit << 48, tag, blocks * 512, self.cmd_sn, 0, cdb)
-        self.cmd_sn += 1
-        self.socket.sendall(header)
-
-    def command(self, cdb, wanted=0, data=b"", unit=0):
-        """Sends a command with immediate data, and returns what it reads. No other command may be in progress."""
-        flags = 0x80 | (0x40 if wanted else 0) | (0x20 if data else 0)
-        header = struct.pack(">BBxxIQIIII16s", COMMAND, flags, len(data), unit << 48, 7, wanted or len(data),
+    def begin(self, tag, cdb, wanted=0, length=0, data=b"", unit=0):
+        """Sends a command that writes `length` bytes, with immediate data, and does not wait for the answer."""
+        flags = 0x80 | (0x40 if wanted else 0) | (0x20 if length else 0)
+        header = struct.pack(">BBxxIQIIII16s", COMMAND, flags, len(data), unit << 48, tag, wanted or length,
                              self.cmd_sn, 0, cdb)
         self.cmd_sn += 1
         self.socket.sendall(header + data + bytes(-len(data) % 4))
+
+    def read(self, tag, lba, blocks, unit=0):
+        """Sends a READ (10) and does not wait for the answer."""
+        self.begin(tag, struct.pack(">BxIxHx", READ_10, lba, blocks), wanted=blocks * 512, unit=unit)
+
+    def command(self, cdb, wanted=0, data=b"", unit=0):
+        """Sends a command with immediate data, and returns what it reads. No other command may be in progress."""
+        self.begin(7, cdb, wanted, len(data), data, unit)
         read = bytearray(wanted)
         while True:
             header = self.exactly(48)
@@ -94,6 +104,11 @@ class Session(Stream):
     def ping(self, digest=b""):
         header = struct.pack(">BBxxIQIIII16x", NOP_OUT, 0x80, 0, 0, 99, NO_TAG, self.cmd_sn, 0)
         self.socket.sendall(header + digest)
+
+    def answer_ping(self, header):
+        """Answers a NOP-In of the target."""
+        answer = struct.pack(">BBxxI8sI4sII16x", NOP_OUT, 0x80, 0, header[8:16], NO_TAG, header[20:24], self.cmd_sn, 0)
+        self.socket.sendall(answer)
 
     def close(self):
         self.socket.close()

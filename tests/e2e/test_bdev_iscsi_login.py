@@ -68,6 +68,16 @@ class Login(unittest.TestCase):
             self.assertNotIn("secret-of", str(host.call("bdev_get_bdevs", name="I0")))
             self.assertNotIn("secret-of", host.log(1000))
 
+    def test_a_short_secret_is_accepted_with_a_warning_that_does_not_show_it(self):
+        with Host() as target, Host() as host:
+            target.call("iscsi_create_auth_group", tag=3, secrets=[{"user": "u1", "secret": "6bytes"}])
+            port = serve_ram(target, require_chap=True, chap_group=3)
+            self.assertEqual(create(host, port, "u1%6bytes@"), "I0")
+            log = host.log(1000)
+            self.assertIn("I0: a CHAP secret has fewer than 12 bytes", log)
+            self.assertNotIn("6bytes", log)
+            self.assertIn("1 to 255 bytes", refusal(host, port, "u1%@").message)
+
     def test_a_target_that_asks_for_no_proof_cannot_avoid_mutual_chap(self):
         with Host() as target, Host() as host:
             port = serve_ram(target)

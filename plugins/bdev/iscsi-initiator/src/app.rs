@@ -86,6 +86,11 @@ impl Known {
                 format!("name '{name}': an iSCSI bdev has that name"),
             ));
         }
+        if parsed.has_short_secret() {
+            warn!(
+                "{name}: a CHAP secret has fewer than 12 bytes; choose a longer one: anyone who records a login can guess a short secret"
+            );
+        }
         let seconds = self.timeout_sec.get();
         let timeout = (seconds > 0).then(|| Duration::from_secs(seconds));
         let place = Place { url: parsed, initiator, timeout };

@@ -1,7 +1,7 @@
 //! The address of a unit, as libiscsi writes it: `iscsi://[USER%SECRET@]HOST[:PORT]/TARGET/LUN[?KEY=VALUE[&KEY=VALUE]...]`.
 
 use drivebay_sdk::prelude::*;
-use drivebay_spec_iscsi::{PORT, name};
+use drivebay_spec_iscsi::{PORT, chap, name};
 
 /// Largest LUN.
 const LUN_MAX: u16 = 0x3fff;
@@ -56,6 +56,14 @@ fn wrong(allowed: &str) -> Error {
     Error::invalid("url", "what was given", allowed)
 }
 
+/// Checks a user and its secret.
+fn checked(user: &str, secret: &str, names: &str) -> Result<(String, String)> {
+    for text in [user, secret] {
+        chap::check(text).map_err(|allowed| wrong(&format!("{names} of {allowed}")))?;
+    }
+    Ok((user.to_owned(), secret.to_owned()))
+}
+
 /// Reads `HOST[:PORT]`, with an IPv6 address in brackets. `None` for another form, and for port 0.
 pub(crate) fn host_and_port(text: &str) -> Option<(String, u16)> {
     let (host, port) = match text.strip_prefix('[') {
@@ -73,6 +81,12 @@ pub(crate) fn host_and_port(text: &str) -> Option<(String, u16)> {
 }
 
 impl Url {
+    /// Whether a secret is shorter than the standard allows.
+    pub(crate) fn has_short_secret(&self) -> bool {
+        let mut secrets = [&self.chap, &self.target_chap].into_iter().flatten();
+        secrets.any(|(_, secret)| chap::is_short(secret))
+    }
+
     fn without_options(text: &str) -> Result<Self> {
         let form = "iscsi://[USER%SECRET@]HOST[:PORT]/TARGET/LUN[?OPTIONS]";
         let rest = text.strip_prefix("iscsi://").ok_or_else(|| wrong(form))?;
@@ -81,7 +95,7 @@ impl Url {
             Some((user, rest)) => {
                 let (user, secret) =
                     user.split_once('%').ok_or_else(|| wrong("USER%SECRET before @"))?;
-                (Some((user.to_owned(), secret.to_owned())), rest)
+                (Some(checked(user, secret, "USER and SECRET")?), rest)
             }
             None => (None, rest),
         };
@@ -122,7 +136,9 @@ impl Url {
         }
         self.target_chap = match (user, secret) {
             (None, None) => None,
-            (Some(user), Some(secret)) => Some((user, secret)),
+            (Some(user), Some(secret)) => {
+                Some(checked(&user, &secret, "target_user and target_password")?)
+            }
             _ => return Err(wrong("target_user and target_password together")),
         };
         match (&self.chap, &self.target_chap) {
@@ -168,6 +184,23 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_below_12_bytes_is_accepted_and_counts_as_short() {
+        let at = format!("h/{TARGET}/0");
+        for (user, options, is_short) in [
+            ("", "", false),
+            ("me%a-long-secret@", "", false),
+            ("me%short@", "", true),
+            ("me%a-long-secret@", "?target_user=you&target_password=short", true),
+        ] {
+            let url: Url = format!("iscsi://{user}{at}{options}").parse().unwrap();
+            assert_eq!(url.has_short_secret(), is_short, "{user} {options}");
+        }
+        let longest = "x".repeat(chap::TEXT_LEN_MAX);
+        assert!(format!("iscsi://me%{longest}@{at}").parse::<Url>().is_ok());
+        assert!(format!("iscsi://me%{longest}x@{at}").parse::<Url>().is_err());
+    }
+
+    #[test]
     fn a_portal_has_a_host_and_perhaps_a_port() {
         let read = |text| host_and_port(text).map(|(host, port)| format!("{host} {port}"));
         assert_eq!(read("10.0.0.1:3261").as_deref(), Some("10.0.0.1 3261"));
@@ -193,6 +226,10 @@ mod tests {
             "iscsi:///iqn.2016-06.io.spdk:disk1/0",
             "iscsi://h/no name/0",
             "iscsi://secret@h/iqn.2016-06.io.spdk:disk1/0",
+            "iscsi://me%@h/iqn.2016-06.io.spdk:disk1/0",
+            "iscsi://%my-secret@h/iqn.2016-06.io.spdk:disk1/0",
+            "iscsi://me%my-secret\0@h/iqn.2016-06.io.spdk:disk1/0",
+            "iscsi://me%my-secret@h/iqn.2016-06.io.spdk:disk1/0?target_user=you&target_password=",
             "iscsi://h/iqn.2016-06.io.spdk:disk1/0?",
             "iscsi://h/iqn.2016-06.io.spdk:disk1/0??header_digest=crc32c",
             "iscsi://h/iqn.2016-06.io.spdk:disk1/0?header_digest=secret",

@@ -7,8 +7,25 @@ use sha2::Sha256;
 pub const BINARY_LEN_MAX: usize = 1024;
 /// Length of a generated challenge, in bytes.
 pub const CHALLENGE_LEN: usize = 32;
-/// Shortest secret that the standard allows without IPsec, in bytes (96 bits).
+/// Shortest secret that the standard allows without IPsec, in bytes (96 bits). RFC 7143, section 9.2.1.
 pub const SECRET_LEN_MIN: usize = 12;
+/// Longest name and secret, in bytes. RFC 7143, section 6.1.
+pub const TEXT_LEN_MAX: usize = 255;
+
+/// Checks the length and characters of a CHAP name or secret. Secrets shorter than [`SECRET_LEN_MIN`] pass.
+///
+/// # Errors
+/// What is allowed, for error messages.
+pub fn check(text: &str) -> Result<(), &'static str> {
+    let fits = (1..=TEXT_LEN_MAX).contains(&text.len()) && !text.contains('\0');
+    if fits { Ok(()) } else { Err("1 to 255 bytes without NUL") }
+}
+
+/// Whether a secret is shorter than the standard allows without IPsec.
+#[must_use]
+pub fn is_short(secret: &str) -> bool {
+    secret.len() < SECRET_LEN_MIN
+}
 
 /// The algorithm of a response, by its number (CHAP_A).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,6 +163,18 @@ mod tests {
         assert!(decode(&format!("0x{}", "00".repeat(1024))).is_some());
         assert!(decode(&format!("0x{}", "00".repeat(1025))).is_none());
         assert!(decode(&format!("0b{}", "AAAA".repeat(400))).is_none());
+    }
+
+    #[test]
+    fn a_name_or_secret_has_1_to_255_bytes_and_a_secret_below_12_bytes_counts_as_short() {
+        let longest = "x".repeat(TEXT_LEN_MAX);
+        for good in ["a", "a name with spaces", &longest] {
+            assert!(check(good).is_ok(), "{good}");
+        }
+        for wrong in ["", "a\0b", &format!("{longest}x")] {
+            assert!(check(wrong).is_err(), "{wrong:?}");
+        }
+        assert!(is_short("11-byte-key") && !is_short("12-bytes-key"));
     }
 
     #[test]

@@ -1,9 +1,7 @@
 //! CHAP policies, and groups of secrets.
 
 use drivebay_sdk::{Error, Result, errno};
-
-/// Longest user name and secret, in bytes.
-pub const TEXT_LEN_MAX: usize = 255;
+use drivebay_spec_iscsi::chap;
 
 /// The CHAP requirements of a login.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,17 +67,18 @@ pub struct AuthGroup {
 }
 
 impl AuthGroup {
-    /// Adds a user.
+    /// Adds a user. Logs a warning if a secret is shorter than the standard allows: existing configurations have such secrets.
     ///
     /// # Errors
-    /// `EEXIST` when the group has the user; `EINVAL` for empty or long texts, or two equal secrets.
+    /// `EEXIST` when the group has the user; `EINVAL` for texts that [`chap::check`] refuses, or two equal secrets.
     pub fn add(&mut self, secret: Secret) -> Result<()> {
         if self.secrets.iter().any(|other| other.user == secret.user) {
             return Err(Error::new(errno::EEXIST, format!("user {} is in the group", secret.user)));
         }
-        let check = |field, text: &str| match text.len() {
-            1..=TEXT_LEN_MAX => Ok(()),
-            len => Err(Error::invalid(field, format!("of {len} bytes"), "1 to 255 bytes")),
+        // Errors do not repeat secrets.
+        let check = |field, text: &str| {
+            let refused = |allowed| Error::invalid(field, format!("{} bytes", text.len()), allowed);
+            chap::check(text).map_err(refused)
         };
         check("user", &secret.user)?;
         check("secret", &secret.secret)?;
@@ -90,6 +89,14 @@ impl AuthGroup {
             if *other == secret.secret {
                 return Err(Error::invalid("msecret", "the same as secret", "another one"));
             }
+        }
+        let is_short = |secret: &String| chap::is_short(secret);
+        let mutual = secret.mutual.as_ref().map(|(_, secret)| secret);
+        if is_short(&secret.secret) || mutual.is_some_and(is_short) {
+            tracing::warn!(
+                user = secret.user,
+                "a CHAP secret has fewer than 12 bytes; choose a longer one: anyone who records a login can guess a short secret"
+            );
         }
         self.secrets.push(secret);
         Ok(())
@@ -102,7 +109,7 @@ mod tests {
 
     #[test]
     fn secrets_of_a_forbidden_length_and_one_secret_for_both_directions_are_refused() {
-        let long = "x".repeat(TEXT_LEN_MAX + 1);
+        let long = "x".repeat(chap::TEXT_LEN_MAX + 1);
         let secret = |user: &str, secret: &str, mutual: Option<(&str, &str)>| Secret {
             user: user.into(),
             secret: secret.into(),
@@ -114,13 +121,14 @@ mod tests {
             secret("u", "", None),
             secret("u", &long, None),
             secret(&long, "one", None),
+            secret("u\0CHAP_N=v", "one", None),
             secret("u", "one", Some(("t", ""))),
             secret("u", "one", Some(("t", &long))),
             secret("u", "one", Some(("t", "one"))),
         ] {
             assert_eq!(group.add(wrong).unwrap_err().errno(), errno::EINVAL);
         }
-        let longest = "x".repeat(TEXT_LEN_MAX);
+        let longest = "x".repeat(chap::TEXT_LEN_MAX);
         group.add(secret("u", &longest, Some(("t", "two")))).unwrap();
         assert_eq!(group.add(secret("u", "one", None)).unwrap_err().errno(), errno::EEXIST);
     }

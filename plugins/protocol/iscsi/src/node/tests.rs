@@ -575,14 +575,42 @@ fn a_unit_that_goes_ends_its_commands_and_no_others() {
 }
 
 #[test]
-fn a_silent_peer_is_pinged_and_then_given_up() {
+fn a_silent_peer_is_pinged_and_given_up_with_its_commands() {
     let mut bench = Bench::new(Agreed::default());
+    bench.write(1, 0, 1, &[]);
+    bench.read(2, 0, 1);
+    bench.sent();
     bench.node.tick(11);
     assert_eq!(bench.sent()[0].0, Opcode::NopIn);
     bench.node.tick(14);
-    assert!(bench.node.link(bench.link).is_some());
+    assert_eq!(bench.node.sessions().count(), 1);
     bench.node.tick(16);
+    assert_eq!(bench.node.sessions().count(), 0);
+    assert!(
+        bench.node.link(bench.link).is_some_and(|link| link.is_over()),
+        "its read has not ended"
+    );
+    bench.run();
     assert!(bench.node.link(bench.link).is_none() && bench.node.is_empty());
+}
+
+#[test]
+fn a_peer_that_answers_pings_stays() {
+    let mut bench = Bench::new(Agreed::default());
+    for round in 1..5 {
+        bench.node.tick(round * 11);
+        let sent = bench.sent();
+        assert_eq!(sent[0].0, Opcode::NopIn);
+        let answer = pdu::NopOut {
+            itt: NO_TAG,
+            ttt: pdu::NopIn::parse(&sent[0].1).ttt,
+            cmd_sn: bench.cmd_sn,
+            ..pdu::NopOut::default()
+        };
+        bench.send(answer.encode_immediate(0), &[]);
+        bench.node.tick(round * 11 + 1);
+    }
+    assert_eq!(bench.node.sessions().count(), 1);
 }
 
 #[test]
