@@ -7,6 +7,7 @@ use super::process::Running;
 use super::samples::{Samples, ratio};
 use super::server::{ADDRESS, Folder, Server};
 use super::{Bench, Side, case, load, report, table};
+use crate::run;
 use serde_json::json;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -206,18 +207,21 @@ fn session(port: u16, number: u8) -> Result<TcpStream, String> {
     }
 }
 
-/// Debian's target, on a file that the page cache holds.
+/// tgt, with a file in memory behind its unit.
 struct Tgt {
     process: Running,
     port: u16,
-    _folder: Folder,
+    _disk: Folder,
 }
 
 impl Tgt {
     fn start() -> Result<Self, String> {
+        if !run::succeeds(Command::new("tgtd").arg("--version")) {
+            return Err("it is not installed (Debian's package tgt)".to_owned());
+        }
         let free = TcpListener::bind((ADDRESS, 0)).and_then(|listener| listener.local_addr());
         let port = free.map_err(|error| error.to_string())?.port();
-        let folder = Folder::new()?;
+        let folder = Folder::in_memory()?;
         let file = folder.0.join("disk");
         std::fs::File::create_new(&file)
             .and_then(|file| file.set_len(BLOCKS * u64::from(BLOCK_LEN)))
@@ -245,7 +249,7 @@ impl Tgt {
         admin(&["--op", "new", "--mode", "logicalunit", "--lun", "1", "-b", &file])?;
         admin(&["--op", "bind", "--mode", "target", "-I", "ALL"])?;
         process.signal("STOP")?;
-        Ok(Self { process, port, _folder: folder })
+        Ok(Self { process, port, _disk: folder })
     }
 }
 
