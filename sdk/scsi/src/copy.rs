@@ -15,7 +15,8 @@ use drivebay_spec_scsi::sense::{Key, Sense, asc};
 use drivebay_spec_scsi::status::Status;
 use std::collections::VecDeque;
 
-/// The limits of one command, as RECEIVE COPY OPERATING PARAMETERS and the Third-party Copy page report them.
+/// The limits of commands, as RECEIVE COPY OPERATING PARAMETERS and the Third-party Copy page report them. A device executes at most
+/// `copies` commands at once: each has a piece of data in memory. A unit keeps the status of as many.
 pub(crate) const LIMITS: Limits =
     Limits { devices: 8, segments: 64, segment_len: 512 << 20, copies: 64 };
 
@@ -237,17 +238,22 @@ pub(crate) fn receive(device: &mut Device, task: &mut Task, list: &[u8]) -> Resu
     if device.unit(to).ok_or(missing)?.is_protected() {
         return Err(Sense::new(Key::DataProtect, asc::WRITE_PROTECTED));
     }
+    if device.copying >= LIMITS.copies.into() {
+        return Ok(Begun::Ended(Outcome::of(Status::TaskSetFull)));
+    }
     let own = device.units.get_mut(&task.unit).ok_or(missing)?;
     if let Some(list) = list
         && let Err(outcome) = own.copies.begin(task.nexus, list)
     {
         return Ok(Begun::Ended(outcome));
     }
-    task.copied = Some(Done { list, ..Done::default() });
-    task.gate_unit = to;
     let copy = Copy { left, step: Step::Read, held: Vec::new() };
     let destination = device.unit(to).ok_or(missing)?;
-    Ok(Begun::Work(plan::work(destination, Kind::Copy(copy), Range::new(0, 0), false), 0))
+    let work = plan::work(destination, Kind::Copy(copy), Range::new(0, 0), false);
+    device.copying += 1;
+    task.copied = Some(Done { list, ..Done::default() });
+    task.gate_unit = to;
+    Ok(Begun::Work(work, 0))
 }
 
 /// The unit of this device that a designator names.

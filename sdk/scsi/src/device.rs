@@ -5,7 +5,7 @@ use crate::gate::{Pass, TaskKey};
 use crate::outcome::Outcome;
 use crate::plan;
 use crate::reserve::{Access, Identity, Reservations};
-use crate::reserve_out::Change;
+use crate::reserve_out::{Change, Preempted};
 use crate::task::{State, Task};
 use crate::unit::Unit;
 use crate::{copy, inquire, opcodes, parameters, space};
@@ -49,8 +49,10 @@ pub struct Device {
     pub(crate) units: BTreeMap<u16, Unit>,
     pub(crate) nexuses: BTreeMap<NexusId, Identity>,
     last_nexus: u32,
-    /// The transport must abort the tasks of these nexuses to these units: a PREEMPT AND ABORT removed their registrations.
-    pub(crate) preempted: Vec<(NexusId, u16)>,
+    /// The PREEMPT AND ABORT that has just ended, if the transport has not taken it yet.
+    pub(crate) preempted: Option<Preempted>,
+    /// Number of EXTENDED COPY commands in progress.
+    pub(crate) copying: u16,
     /// Whether initiators can reserve units.
     can_reserve: bool,
     /// Whether the transport confirms changes of reservations.
@@ -70,7 +72,8 @@ impl Device {
             units,
             nexuses,
             last_nexus: 0,
-            preempted: Vec::new(),
+            preempted: None,
+            copying: 0,
             can_reserve: true,
             settles: false,
             change: None,
@@ -208,15 +211,9 @@ impl Device {
         }
     }
 
-    /// Whether [`take_preempted`](Self::take_preempted) returns anything.
-    #[must_use]
-    pub fn has_preempted(&self) -> bool {
-        !self.preempted.is_empty()
-    }
-
-    /// Takes the nexuses and units whose tasks the transport must abort after a PREEMPT AND ABORT.
-    pub fn take_preempted(&mut self) -> Vec<(NexusId, u16)> {
-        std::mem::take(&mut self.preempted)
+    /// Takes what the transport must abort because of the PREEMPT AND ABORT that has just ended.
+    pub fn take_preempted(&mut self) -> Option<Preempted> {
+        self.preempted.take()
     }
 
     /// Begins a command.
@@ -278,10 +275,11 @@ impl Device {
     /// Releases the resources of a task that has ended or is aborted. Then [`turn`](Self::turn) returns the tasks whose turn has
     /// come.
     pub fn finish(&mut self, task: &mut Task) {
-        if let Some(done) = task.copied.take()
-            && let Some(unit) = self.units.get_mut(&task.unit)
-        {
-            unit.copies.end(task.nexus, done, task.is_good());
+        if let Some(done) = task.copied.take() {
+            self.copying = self.copying.saturating_sub(1);
+            if let Some(unit) = self.units.get_mut(&task.unit) {
+                unit.copies.end(task.nexus, done, task.is_good());
+            }
         }
         let Some((pass, is_inside)) = task.pass.take() else { return };
         if let Some(unit) = self.units.get_mut(&task.gate_unit) {

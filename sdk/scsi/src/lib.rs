@@ -34,7 +34,7 @@ pub use disk::Disk;
 pub use gate::TaskKey;
 pub use outcome::Outcome;
 pub use reserve::{Identity, kind_of, type_of};
-pub use reserve_out::{Change, Settled};
+pub use reserve_out::{Change, Preempted, Settled};
 pub use task::{Data, Io, Next, Task};
 
 /// Maximum number of bytes of one piece of a transfer: the memory of one I/O.

@@ -4,6 +4,7 @@
 //! until then, and other initiators get no unit attention before that. If the transport reports a failure, the unit restores the old
 //! table.
 
+use crate::NexusId;
 use crate::device::{Begun, Device};
 use crate::gate::TaskKey;
 use crate::outcome::Outcome;
@@ -35,6 +36,17 @@ pub enum Settled {
     InUse,
     /// The transport cannot store the table, so the change is undone.
     NotStored,
+}
+
+/// What the transport must do after a PREEMPT AND ABORT: abort the commands of these nexuses to the unit, and answer when they
+/// have ended. SPC-4, section 5.12.11.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Preempted {
+    /// The unit.
+    pub unit: u16,
+    /// The nexuses whose registrations were removed. A nexus that has ended is not among them, although its I/O may still be at the
+    /// bdev.
+    pub nexuses: Vec<NexusId>,
 }
 
 /// A change that the transport has not confirmed yet.
@@ -151,7 +163,7 @@ impl Device {
         })
     }
 
-    /// Raises the unit attentions of a change, and notes the nexuses whose commands it aborts.
+    /// Raises the unit attentions of a change, and notes what it aborts.
     fn tell(&mut self, unit: u16, told: Told<Identity>, aborts: bool) {
         let Self { units, nexuses, preempted, .. } = self;
         let Some(found) = units.get_mut(&unit) else { return };
@@ -167,7 +179,8 @@ impl Device {
         }
         if aborts {
             let meant = nexuses.iter().filter(|(_, other)| told.preempted.contains(other));
-            preempted.extend(meant.map(|(nexus, _)| (*nexus, unit)));
+            *preempted =
+                Some(Preempted { unit, nexuses: meant.map(|(nexus, _)| *nexus).collect() });
         }
     }
 }

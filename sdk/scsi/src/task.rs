@@ -160,6 +160,12 @@ impl Task {
         self.unit
     }
 
+    /// The nexus that sent the command.
+    #[must_use]
+    pub fn nexus(&self) -> NexusId {
+        self.nexus
+    }
+
     /// The unit whose gate it passes. When the task has ended, call [`turn`](crate::Device::turn) for it.
     #[must_use]
     pub fn gate_unit(&self) -> u16 {

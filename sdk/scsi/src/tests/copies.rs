@@ -1,6 +1,7 @@
 //! EXTENDED COPY and what is asked about it.
 
 use super::*;
+use crate::Task;
 use drivebay_spec_scsi::copy::{Named, Parameters, Segment};
 use drivebay_spec_scsi::sense::{Key, asc as code};
 
@@ -18,6 +19,17 @@ impl Bench {
     fn copy(&mut self, segments: &[Segment]) -> Parameters {
         let devices = vec![self.named(0), self.named(1)];
         Parameters { list: Some(7), devices, segments: segments.to_vec() }
+    }
+
+    /// Begins a copy, which then waits for its first I/O or has ended.
+    fn begin_copy(&mut self, number: u64, parameters: &Parameters) -> Task {
+        let list = parameters.encode();
+        let offered = Offered { out_len: list.len() as u32, in_len: 0 };
+        let mut cdb = [0; 16];
+        (cdb[0], cdb[13]) = (0x83, list.len() as u8);
+        let mut copy = self.device.begin(self.nexuses[0], 0, &cdb, offered, TaskKey(number));
+        self.device.received(&mut copy, &list);
+        copy
     }
 
     fn xcopy(&mut self, parameters: &Parameters) -> Outcome {
@@ -111,12 +123,7 @@ fn a_reservation_or_write_protection_of_either_unit_counts() {
 fn a_copy_waits_at_the_gate_of_its_destination_and_an_identifier_in_use_is_refused() {
     let mut bench = Bench::new();
     let parameters = bench.copy(&[segment(0, 0, 1, 0, 8)]);
-    let list = parameters.encode();
-    let offered = Offered { out_len: list.len() as u32, in_len: 0 };
-    let mut cdb = [0; 16];
-    (cdb[0], cdb[13]) = (0x83, list.len() as u8);
-    let mut copy = bench.device.begin(bench.nexuses[0], 0, &cdb, offered, TaskKey(1));
-    bench.device.received(&mut copy, &list);
+    let mut copy = bench.begin_copy(1, &parameters);
     let Next::Io(read) = copy.step(&bench.device) else { panic!("a read") };
     assert_eq!((read.unit, read.op), (0, Op::Read(Range::new(0, 8))));
     assert!(copy.touches(0) && copy.touches(1) && copy.gate_unit() == 1);
@@ -132,6 +139,20 @@ fn a_copy_waits_at_the_gate_of_its_destination_and_an_identifier_in_use_is_refus
     let failed = (Key::CopyAborted, code::THIRD_PARTY_DEVICE_FAILURE);
     assert_eq!(key(&copy.into_outcome()), failed);
     assert_eq!(bench.send(&RESULTS, &[]).data[4], 2);
+}
+
+#[test]
+fn a_device_executes_as_many_copies_at_once_as_it_reports() {
+    let mut bench = Bench::new();
+    let copy = bench.copy(&[segment(0, 0, 1, 0, 8)]);
+    let unlisted = Parameters { list: None, ..copy };
+    let operating = [0x84, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0];
+    let reported = u64::from(bench.send(&operating, &[]).data[36]);
+    let mut copies: Vec<_> = (0..reported).map(|at| bench.begin_copy(at, &unlisted)).collect();
+    assert!(copies.iter_mut().all(|copy| matches!(copy.step(&bench.device), Next::Io(_))));
+    assert_eq!(bench.xcopy(&unlisted).status, Status::TaskSetFull);
+    bench.device.finish(&mut copies[0]);
+    assert_eq!(bench.xcopy(&unlisted), Outcome::good());
 }
 
 #[test]
@@ -153,12 +174,8 @@ fn a_copy_within_a_unit_is_right_though_its_parts_overlap() {
 fn a_reservation_that_comes_during_a_copy_stops_it_before_the_next_io() {
     for (unit, ios) in [(0, 2), (1, 1), (1, 2)] {
         let mut bench = Bench::new();
-        let list = bench.copy(&[segment(0, 0, 1, 0, 600)]).encode();
-        let offered = Offered { out_len: list.len() as u32, in_len: 0 };
-        let mut cdb = [0; 16];
-        (cdb[0], cdb[13]) = (0x83, list.len() as u8);
-        let mut copy = bench.device.begin(bench.nexuses[0], 0, &cdb, offered, TaskKey(1));
-        bench.device.received(&mut copy, &list);
+        let parameters = bench.copy(&[segment(0, 0, 1, 0, 600)]);
+        let mut copy = bench.begin_copy(1, &parameters);
         for number in 1..=ios {
             let Next::Io(io) = copy.step(&bench.device) else { panic!("I/O {number}") };
             if number == ios {

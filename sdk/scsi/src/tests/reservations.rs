@@ -1,6 +1,7 @@
 //! Reservations of three initiators.
 
 use super::*;
+use crate::Preempted;
 use drivebay_spec_scsi::reservation::{OutAction, OutParameters, Type};
 use drivebay_spec_scsi::sense::asc as code;
 
@@ -126,7 +127,8 @@ fn preempting_takes_the_reservation_or_removes_registrations() {
     assert_eq!(asc(&bench.send_as(2, 0, &TUR, &[])), code::REGISTRATIONS_PREEMPTED);
     assert_eq!(bench.out(1, OutAction::PreemptAndAbort, 1, 2, 1), Outcome::good());
     assert_eq!(bench.status_as_1(), (vec![2], Some((2, 1))));
-    assert_eq!(bench.device.take_preempted(), [(bench.nexuses[0], 0)]);
+    let preempted = Preempted { unit: 0, nexuses: vec![bench.nexuses[0]] };
+    assert_eq!(bench.device.take_preempted(), Some(preempted));
     assert_eq!(bench.out(1, OutAction::Preempt, 1, 2, 77).status, Status::ReservationConflict);
 }
 

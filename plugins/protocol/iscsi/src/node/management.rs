@@ -2,18 +2,20 @@
 //!
 //! A function aborts a task that waits (for data, for memory, for its turn) at once. It cannot recall an I/O at the bdev, so its answer
 //! waits for the I/O, at most [`PATIENCE_NS`]. After that time the function is rejected, and the tasks end silently when their I/Os do.
-//! The status of a PREEMPT AND ABORT waits in the same way; after that time, the target sends it nevertheless.
+//!
+//! A PREEMPT AND ABORT aborts tasks in the same way, but waits without limit: its status promises that nothing of the aborted commands
+//! reaches the unit any more. The initiator can abort it.
 
 use super::session::SessionId;
 use super::table::split;
 use super::{Backend, Node, index};
-use drivebay_scsi::{NexusId, Task, TaskKey};
+use drivebay_scsi::{NexusId, Preempted, Task, TaskKey};
 use drivebay_spec_iscsi::pdu::{FunctionResponse, function};
 
-/// Longest time that an answer waits for I/Os at the bdev, in nanoseconds.
+/// Longest time that the answer to a function waits for I/Os at the bdev, in nanoseconds.
 const PATIENCE_NS: u64 = 5_000_000_000;
-/// Maximum number of waiting answers of a node. Further functions are rejected.
-const WAITS_MAX: usize = 256;
+/// Maximum number of waiting functions of a node. Further ones are rejected.
+const FUNCTIONS_MAX: usize = 256;
 
 /// A task management function that an initiator requested.
 #[derive(Debug)]
@@ -30,7 +32,6 @@ pub(super) struct Management {
 #[derive(Debug)]
 pub(super) struct Wait {
     waiter: Waiter,
-    deadline_ns: u64,
     /// Aborted tasks whose I/Os have not ended.
     tasks: Vec<TaskKey>,
 }
@@ -38,8 +39,8 @@ pub(super) struct Wait {
 /// The command whose answer waits.
 #[derive(Clone, Copy, Debug)]
 enum Waiter {
-    /// A task management function.
-    Function { link: u32, itt: u32 },
+    /// A task management function. It waits until the deadline.
+    Function { link: u32, itt: u32, deadline_ns: u64 },
     /// A PREEMPT AND ABORT.
     Preempt(TaskKey),
 }
@@ -52,24 +53,29 @@ impl Waiter {
             Self::Preempt(key) => split(key).0,
         }
     }
+
+    fn is_function(self) -> bool {
+        matches!(self, Self::Function { .. })
+    }
+
+    fn is_late(self, now_ns: u64) -> bool {
+        matches!(self, Self::Function { deadline_ns, .. } if deadline_ns <= now_ns)
+    }
 }
 
 impl<B: Backend> Node<B> {
     /// Begins a function.
     pub(super) fn manage(&mut self, management: &Management) {
-        let waiter = Waiter::Function { link: management.link, itt: management.itt };
-        if self.waits.len() >= WAITS_MAX {
+        let Management { link, itt, .. } = *management;
+        let deadline_ns = self.shared.now_ns.saturating_add(PATIENCE_NS);
+        let waiter = Waiter::Function { link, itt, deadline_ns };
+        if self.waits.iter().filter(|wait| wait.waiter.is_function()).count() >= FUNCTIONS_MAX {
             return self.answer(waiter, FunctionResponse::Rejected);
         }
         match self.begin_management(management) {
-            Ok(tasks) => self.wait(waiter, tasks),
+            Ok(tasks) => self.waits.push(Wait { waiter, tasks }),
             Err(refused) => self.answer(waiter, refused),
         }
-    }
-
-    fn wait(&mut self, waiter: Waiter, tasks: Vec<TaskKey>) {
-        let deadline_ns = self.shared.now_ns.saturating_add(PATIENCE_NS);
-        self.waits.push(Wait { waiter, deadline_ns, tasks });
     }
 
     /// Aborts the tasks that the function names. Returns those whose I/Os have not ended.
@@ -146,17 +152,14 @@ impl<B: Backend> Node<B> {
     }
 
     /// Aborts the commands of the nexuses whose registrations a PREEMPT AND ABORT removed; its status waits for them. One of these may be
-    /// an EXTENDED COPY that was sent to another unit but writes to this unit.
-    pub(super) fn abort_preempted(&mut self, by: TaskKey, preempted: Vec<(NexusId, u16)>) {
-        let mut tasks = Vec::new();
-        for (nexus, unit) in preempted {
-            let session = self.sessions().find(|session| session.nexus == nexus);
-            if let Some(session) = session.map(|session| session.id) {
-                let aborted = self.abort_tasks(|of, _, task| of == session && task.touches(unit));
-                tasks.extend(aborted);
-            }
-        }
-        self.wait(Waiter::Preempt(by), tasks);
+    /// an EXTENDED COPY that was sent to another unit but writes to this unit. The status also waits for the commands of nexuses that have
+    /// ended: an initiator that lost its connection may still have writes at the bdev.
+    pub(super) fn abort_preempted(&mut self, by: TaskKey, preempted: &Preempted) {
+        let mut stay: Vec<NexusId> = self.sessions().map(|session| session.nexus).collect();
+        stay.retain(|nexus| !preempted.nexuses.contains(nexus));
+        let is_meant = |task: &Task| task.touches(preempted.unit) && !stay.contains(&task.nexus());
+        let tasks = self.abort_tasks(|_, _, task| is_meant(task));
+        self.waits.push(Wait { waiter: Waiter::Preempt(by), tasks });
     }
 
     fn find_in_session(&self, session: SessionId, itt: u32) -> Option<TaskKey> {
@@ -184,12 +187,12 @@ impl<B: Backend> Node<B> {
         }
     }
 
-    /// Sends the answers that have waited long enough.
+    /// Rejects the functions that have waited long enough.
     pub(super) fn expire_waits(&mut self) {
         let now_ns = self.shared.now_ns;
         let mut late = Vec::new();
         self.waits.retain(|wait| {
-            let is_late = wait.deadline_ns <= now_ns;
+            let is_late = wait.waiter.is_late(now_ns);
             if is_late {
                 late.push(wait.waiter);
             }

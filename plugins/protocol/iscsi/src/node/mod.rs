@@ -19,7 +19,7 @@ pub use link::{Established, Link, SEGMENT_LEN};
 pub use session::{Session, SessionId};
 
 use crate::connection::Inbox;
-use drivebay_scsi::{Change, Device, Disk, NexusId, Settled, TaskKey};
+use drivebay_scsi::{Change, Device, Disk, Preempted, Settled, TaskKey};
 use drivebay_sdk::bdev::{IoFlags, IoResult, Op};
 use histogram::Histogram;
 use management::{Management, Wait};
@@ -57,8 +57,8 @@ enum Chore {
     Manage(Management),
     /// Give tasks their turn at a unit's gate, because a task of the unit has ended.
     Turn(u16),
-    /// Abort the commands of these nexuses to these units, because a PREEMPT AND ABORT removed their registrations.
-    Preempted(TaskKey, Vec<(NexusId, u16)>),
+    /// Abort what this PREEMPT AND ABORT aborts.
+    Preempted(TaskKey, Preempted),
     /// Confirm a change of reservations before its command is answered.
     Settle(TaskKey, Change),
     /// End a session.
@@ -243,8 +243,7 @@ impl<B: Backend> Node<B> {
         let (id, _) = table::split(key);
         let link = links.get_mut(index(id)).and_then(Option::as_mut);
         let is_there = link.is_some_and(|link| link.resume(key, other, shared));
-        if !is_there && shared.device.has_preempted() {
-            let preempted = shared.device.take_preempted();
+        if !is_there && let Some(preempted) = shared.device.take_preempted() {
             shared.chores.push(Chore::Preempted(key, preempted));
         }
         self.do_chores();
@@ -353,7 +352,7 @@ impl<B: Backend> Node<B> {
                 match chore {
                     Chore::Manage(management) => self.manage(&management),
                     Chore::Turn(unit) => self.turn(unit),
-                    Chore::Preempted(by, preempted) => self.abort_preempted(by, preempted),
+                    Chore::Preempted(by, preempted) => self.abort_preempted(by, &preempted),
                     Chore::Settle(key, change) => self.shared.backend.settle(change, key),
                     Chore::EndSession(session) => self.drop_session(session),
                     Chore::EndLink(id) => self.drop_link(id),

@@ -185,9 +185,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
                 entry.waits_for_node = true;
                 return shared.chores.push(Chore::Settle(key, change));
             }
-            if shared.device.has_preempted() {
+            if let Some(preempted) = shared.device.take_preempted() {
                 entry.waits_for_node = true;
-                let preempted = shared.device.take_preempted();
                 return shared.chores.push(Chore::Preempted(key, preempted));
             }
         }

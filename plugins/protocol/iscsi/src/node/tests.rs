@@ -3,6 +3,8 @@
 #![allow(clippy::cast_possible_truncation, reason = "small numbers")]
 
 mod bad_input;
+mod management;
+mod reservations;
 
 use super::*;
 use crate::connection::Framing;
@@ -12,7 +14,6 @@ use drivebay_sdk::Status as IoStatus;
 use drivebay_spec_iscsi::negotiation::Agreed;
 use drivebay_spec_iscsi::pdu::{self, DataIn, DataOut, FINAL, R2t, ScsiCommand, function};
 use drivebay_spec_iscsi::{BHS_LEN, Header, NO_TAG, Opcode, pad_len};
-use drivebay_spec_scsi::reservation::{OutAction, OutParameters};
 use drivebay_spec_scsi::status::Status;
 
 const BLOCK: usize = 512;
@@ -211,30 +212,6 @@ impl Bench {
         self.send(request.encode_immediate(0), &[]);
     }
 
-    fn reserve_out(&mut self, itt: u32, action: OutAction, key: u64, other: u64) {
-        let out = OutParameters { key, service_action_key: other, ..OutParameters::default() };
-        let list = out.encode();
-        let cdb = [0x5f, action as u8, 1, 0, 0, 0, 0, 0, list.len() as u8, 0];
-        let len = list.len() as u32;
-        self.command(itt, 0, &cdb, FINAL | ScsiCommand::WRITE, len, &list);
-    }
-
-    /// A second session preempts the first one, whose write is at the bdev.
-    fn preempt_a_writer() -> Self {
-        let mut bench = Self::new(Agreed::default());
-        bench.reserve_out(1, OutAction::RegisterAndIgnore, 0, 1);
-        assert_eq!(bench.statuses(), [(1, 0)]);
-        bench.write(2, 0, 1, &[5; 512]);
-        assert_eq!(bench.node.backend().waiting.len(), 1);
-        bench.link = bench.node.attach(established(2, Agreed::default()));
-        bench.cmd_sn = 1;
-        bench.reserve_out(3, OutAction::RegisterAndIgnore, 0, 2);
-        assert_eq!(bench.statuses(), [(3, 0)]);
-        bench.reserve_out(4, OutAction::PreemptAndAbort, 2, 1);
-        assert!(bench.statuses().is_empty(), "a write that it aborts is at the bdev");
-        bench
-    }
-
     fn managed(&mut self) -> Option<u8> {
         let mut all = self.sent().into_iter();
         all.find_map(|(kind, bhs, _)| {
@@ -384,107 +361,6 @@ fn residuals_say_how_much_less_or_more_there_was() {
 }
 
 #[test]
-fn an_abort_is_answered_at_once_for_what_waits_and_later_for_what_is_at_the_bdev() {
-    let mut bench = Bench::new(Agreed::default());
-    bench.write(1, 0, 1, &[]);
-    bench.manage(10, function::ABORT_TASK, 1);
-    assert_eq!(bench.managed(), Some(0));
-    bench.read(2, 0, 1);
-    bench.manage(11, function::ABORT_TASK, 2);
-    assert_eq!(bench.managed(), None, "its I/O is at the bdev");
-    bench.run();
-    let sent = bench.sent();
-    assert_eq!(sent.len(), 1, "no data of an aborted command");
-    assert_eq!(pdu::TaskManagementResponse::parse(&sent[0].1).response, 0);
-    bench.manage(12, function::ABORT_TASK, 99);
-    assert_eq!(bench.managed(), Some(1), "there is no such task");
-}
-
-#[test]
-fn an_io_that_hangs_does_not_hold_up_the_answer_for_ever_nor_a_new_session() {
-    let mut bench = Bench::new(Agreed::default());
-    bench.read(1, 0, 1);
-    bench.manage(10, function::LOGICAL_UNIT_RESET, NO_TAG);
-    assert_eq!(bench.managed(), None);
-    bench.node.tick(5_000_000_001);
-    assert_eq!(bench.managed(), Some(255));
-    bench.node.end_session(1);
-    bench.link = bench.node.attach(established(2, Agreed::default()));
-    bench.cmd_sn = 1;
-    bench.command(1, 1, &[0; 6], FINAL, 0, &[]);
-    assert_eq!(bench.statuses().len(), 1);
-    bench.run();
-    assert_eq!(bench.sent().len(), 0, "the old command is answered to nobody");
-}
-
-#[test]
-fn a_preempt_and_abort_is_answered_when_the_aborted_write_has_ended() {
-    let mut bench = Bench::preempt_a_writer();
-    bench.command(5, 0, &[0; 6], FINAL, 0, &[]);
-    assert_eq!(bench.statuses(), [(5, 0)], "others do not wait");
-    bench.run();
-    assert_eq!(bench.statuses(), [(4, 0)]);
-    bench.link = 0;
-    assert!(bench.statuses().is_empty(), "the aborted write is answered to nobody");
-}
-
-#[test]
-fn a_registration_is_answered_when_it_sticks_and_undone_when_it_does_not() {
-    for (settled, status) in [
-        (Settled::Kept, Status::Good),
-        (Settled::InUse, Status::ReservationConflict),
-        (Settled::NotStored, Status::CheckCondition),
-    ] {
-        let mut bench = Bench::new(Agreed::default());
-        bench.node.device_mut().settle_reservations();
-        bench.reserve_out(1, OutAction::Register, 0, 7);
-        assert!(bench.statuses().is_empty());
-        let (unit, key) = bench.node.backend_mut().changes.remove(0);
-        bench.reserve_out(2, OutAction::RegisterAndIgnore, 0, 8);
-        assert_eq!(bench.statuses(), [(2, Status::Busy as u8)], "one change at a time");
-        bench.node.settled(unit, key, settled);
-        assert_eq!(bench.statuses(), [(1, status as u8)]);
-        // The command is answered when the backend has confirmed key 7. A reservation needs no confirmation.
-        bench.reserve_out(3, OutAction::Reserve, 7, 0);
-        let reserved = if status == Status::Good { status } else { Status::ReservationConflict };
-        assert_eq!(bench.statuses(), [(3, reserved as u8)]);
-    }
-}
-
-#[test]
-fn an_initiator_that_leaves_before_its_registration_sticks_holds_nothing_up() {
-    let mut bench = Bench::new(Agreed::default());
-    bench.node.device_mut().settle_reservations();
-    bench.reserve_out(1, OutAction::Register, 0, 7);
-    let (unit, key) = bench.node.backend_mut().changes.remove(0);
-    bench.node.lost(bench.link);
-    bench.node.settled(unit, key, Settled::Kept);
-    bench.link = bench.node.attach(established(2, Agreed::default()));
-    bench.cmd_sn = 1;
-    bench.reserve_out(2, OutAction::RegisterAndIgnore, 0, 8);
-    assert_eq!(bench.statuses(), [(2, 0)]);
-}
-
-#[test]
-fn a_late_verdict_on_a_registration_of_a_removed_unit_does_not_reach_the_next_unit() {
-    let mut bench = Bench::new(Agreed::default());
-    bench.node.device_mut().settle_reservations();
-    bench.reserve_out(1, OutAction::Register, 0, 7);
-    let (unit, late) = bench.node.backend_mut().changes.remove(0);
-    bench.node.remove_unit(unit);
-    assert_eq!(bench.statuses(), [(1, Status::CheckCondition as u8)]);
-    bench.node.add_unit(unit, disk(unit));
-    bench.reserve_out(2, OutAction::Register, 0, 8);
-    bench.node.settled(unit, late, Settled::NotStored);
-    assert!(bench.statuses().is_empty());
-    let (unit, key) = bench.node.backend_mut().changes.remove(0);
-    bench.node.settled(unit, key, Settled::Kept);
-    assert_eq!(bench.statuses(), [(2, 0)]);
-    bench.reserve_out(3, OutAction::Reserve, 8, 0);
-    assert_eq!(bench.statuses(), [(3, 0)]);
-}
-
-#[test]
 fn a_command_that_comes_early_goes_on_after_the_one_before_it_on_another_connection() {
     let mut bench = Bench::new(Agreed::default());
     let new = Established { cid: 1, ..established(1, Agreed::default()) };
@@ -508,52 +384,6 @@ fn an_early_command_does_not_let_the_inbox_grow_without_limit() {
     assert!(bench.node.link(bench.link).is_some_and(Link::wants_bytes));
     bench.node.inbox(bench.link).unwrap().push(&vec![0; 256 << 10]);
     assert!(!bench.node.link(bench.link).is_some_and(Link::wants_bytes));
-}
-
-#[test]
-fn a_reset_does_not_abort_the_commands_behind_it() {
-    let mut bench = Bench::new(Agreed::default());
-    let reset = pdu::TaskManagement {
-        function: FINAL | function::LOGICAL_UNIT_RESET,
-        itt: 10,
-        ref_tag: NO_TAG,
-        cmd_sn: bench.cmd_sn,
-        ..pdu::TaskManagement::default()
-    };
-    bench.node.inbox(bench.link).unwrap().push(&reset.encode_immediate(0));
-    bench.read(2, 0, 1);
-    // The reset comes first, so the read gets its unit attention and does not reach the bdev.
-    assert_eq!(bench.statuses(), [(2, Status::CheckCondition as u8)]);
-    bench.read(3, 0, 1);
-    bench.run();
-    assert!(read_data(&bench.sent()).1);
-}
-
-#[test]
-fn functions_that_wait_for_a_hanging_io_have_a_limit() {
-    let mut bench = Bench::new(Agreed::default());
-    bench.read(1, 0, 1);
-    for itt in 0..256 {
-        bench.manage(10 + itt, function::LOGICAL_UNIT_RESET, NO_TAG);
-        assert_eq!(bench.managed(), None);
-    }
-    bench.manage(500, function::LOGICAL_UNIT_RESET, NO_TAG);
-    assert_eq!(bench.managed(), Some(255));
-}
-
-#[test]
-fn a_preempt_and_abort_does_not_wait_for_ever_and_may_be_aborted_itself() {
-    let mut bench = Bench::preempt_a_writer();
-    bench.node.tick(5_000_000_001);
-    assert_eq!(bench.statuses(), [(4, 0)]);
-    bench.run();
-    assert!(bench.statuses().is_empty());
-
-    let mut bench = Bench::preempt_a_writer();
-    bench.manage(10, function::ABORT_TASK, 4);
-    assert_eq!(bench.managed(), Some(0));
-    bench.run();
-    assert!(bench.statuses().is_empty());
 }
 
 #[test]
