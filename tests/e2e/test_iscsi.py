@@ -63,6 +63,17 @@ class Iscsi(unittest.TestCase):
             self.assertIn(f"Target:{TARGET} Portal:127.0.0.1:{port},1", text)
             self.assertEqual(len(re.findall(r"Lun:\d", text)), 2, text)
 
+    def test_the_case_of_a_targets_name_does_not_matter(self):
+        with Host() as host:
+            port = serve(host)
+            host.call("iscsi_create_target_node", name="Target3", alias_name="", queue_depth=0,
+                      pg_ig_maps=[{"pg_tag": 1, "ig_tag": 2}], luns=[{"bdev_name": "m0"}])
+            for name in ("Target3", "target3", "TARGET3"):
+                Session(port, f"iqn.2016-06.io.spdk:{name}").test_unit_ready()
+            status, text = run("iscsi-ls", f"iscsi://127.0.0.1:{port}")
+            self.assertEqual(status, 0, text)
+            self.assertIn("iqn.2016-06.io.spdk:Target3", text)
+
     def test_inquiry_names_the_bdev(self):
         with Host() as host:
             port = serve(host)
@@ -123,12 +134,14 @@ class Iscsi(unittest.TestCase):
         with Host() as host:
             serve(host)
             host.call("iscsi_create_portal_group", tag=3, portals=[{"host": "127.0.0.1", "port": str(free_port())}])
+            host.call("iscsi_target_node_add_pg_ig_maps", name=TARGET, pg_ig_maps=[{"pg_tag": 3, "ig_tag": 2}])
             host.call("iscsi_target_node_set_redirect", name=TARGET, pg_tag=3, redirect_host="127.0.0.1",
                       redirect_port="3260")
-            host.call("iscsi_delete_portal_group", tag=3)
 
             def saved():
                 return [call["method"] for call in host.call("framework_get_config", name="iscsi")]
+            self.assertIn("iscsi_target_node_set_redirect", saved())
+            host.call("iscsi_delete_portal_group", tag=3)
             self.assertIn("iscsi_create_target_node", saved())
             self.assertNotIn("iscsi_target_node_set_redirect", saved())
             # Without maps, iscsi_create_target_node would refuse the target.

@@ -4,6 +4,7 @@ import unittest
 
 from host import Host, free_port
 from spdk_client import Client
+from test_iscsi import serve
 from test_spdk_client import accepted, equals, has, lacks, listed, objects_with
 
 DISK = "iqn.2016-06.io.spdk:disk1"
@@ -67,6 +68,10 @@ METHODS = [
 
     (f"iscsi_delete_target_node {DISK}", accepted),
     ("iscsi_get_target_nodes", equals([])),
+    ("iscsi_create_target_node Target3 Data Malloc0:0 1:1 1000", accepted),
+    ("iscsi_target_node_set_auth IQN.2016-06.io.spdk:target3 -d", accepted),
+    ("iscsi_get_target_nodes", has(name="iqn.2016-06.io.spdk:Target3", queue_depth=64, disable_chap=True)),
+    ("iscsi_delete_target_node iqn.2016-06.io.spdk:Target3", accepted),
     ("scsi_get_devices", lambda result: lacks(DISK)([entry["device_name"] for entry in result])),
     ("iscsi_delete_initiator_group 1", accepted),
     ("iscsi_delete_initiator_group 2", accepted),
@@ -90,6 +95,29 @@ class EveryMethod(unittest.TestCase):
     def test_at_run_time(self):
         with Host() as host, Client(host.socket) as client:
             self.check(client, METHODS, port=free_port(), other=free_port())
+
+    def test_refusals_have_the_codes_of_spdk(self):
+        with Host() as host:
+            host.call("iscsi_set_options", nop_timeout=4000, max_sessions=65535)
+            port, other = serve(host), free_port()
+            host.call("iscsi_create_portal_group", tag=3, portals=[{"host": "127.0.0.1", "port": str(other)}])
+            node = {"alias_name": "", "pg_ig_maps": [{"pg_tag": 1, "ig_tag": 2}], "queue_depth": 64}
+            to = {"redirect_host": "127.0.0.1", "redirect_port": str(port)}
+            for method, params, code in (
+                ("iscsi_set_options", {}, -32603),
+                ("iscsi_delete_target_node", {"name": "iqn.2016-06.io.spdk:none"}, -2),
+                ("iscsi_target_node_add_lun", {"name": "iqn.2016-06.io.spdk:none", "bdev_name": "m0"}, -32602),
+                # The name in another case is the same name.
+                ("iscsi_create_target_node", {"name": "DISK1", "luns": [{"bdev_name": "m0"}], **node}, -32602),
+                # A target redirects only through its own portal groups, and not to the same one.
+                ("iscsi_target_node_set_redirect", {"name": DISK, "pg_tag": 1, **to}, -32602),
+                ("iscsi_target_node_set_redirect", {"name": DISK, "pg_tag": 3, **to}, -32602),
+                ("iscsi_enable_histogram", {"name": "iqn.2016-06.io.spdk:none", "enable": True}, -32602),
+                ("iscsi_get_histogram", {"name": DISK}, -32602),
+                ("bdev_iscsi_delete", {"name": "none"}, -19),
+            ):
+                with self.subTest(method=method, params=params):
+                    self.assertEqual(host.refused(method, **params).code, code)
 
     def test_no_method_is_left_out(self):
         with Host() as host:

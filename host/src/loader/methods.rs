@@ -67,7 +67,8 @@ pub fn register(manager: &Arc<Manager>, registry: &Arc<Registry>) -> Result<()> 
             Role::Admin,
             "Unloads a plugin that is not in use.",
         )
-        .result("True, once the plugin has ended. Its library stays mapped.").returns::<bool>()
+        .result("True, once the plugin has ended. Its library stays mapped.")
+        .returns::<bool>()
         .error(i64::from(-libc::EBUSY), "plugin", "The plugin is in use."),
         unload(manager),
     )?;

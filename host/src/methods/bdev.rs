@@ -62,7 +62,8 @@ pub(super) fn entries() -> Vec<Entry> {
                 Role::Operate,
                 "Asks all modules to examine a bdev.",
             )
-            .result("True.").returns::<bool>()
+            .result("True.")
+            .returns::<bool>()
             .error(
                 i64::from(-libc::ENODEV),
                 "no_such_device",
@@ -79,7 +80,8 @@ pub(super) fn entries() -> Vec<Entry> {
                 Role::Read,
                 "Waits until all modules have examined all bdevs.",
             )
-            .result("True.").returns::<bool>(),
+            .result("True.")
+            .returns::<bool>(),
             on_app_later(|NoParams {}, responder| examine::wait(move || responder.ok(&true))),
         ),
     ]

@@ -38,7 +38,8 @@ pub(super) fn entries() -> Vec<Entry> {
         "Sets options that apply to all bdevs.",
     )
     .states(&[State::Startup])
-    .result("True.").returns::<bool>();
+    .result("True.")
+    .returns::<bool>();
     vec![(method, on_app(set_options))]
 }
 

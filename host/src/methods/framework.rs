@@ -97,7 +97,8 @@ pub(super) fn entries(host: &Arc<Host>) -> Vec<Entry> {
                 "Ends the startup state and initializes the host.",
             )
             .states(&[State::Startup])
-            .result("True, once the host is initialized.").returns::<bool>(),
+            .result("True, once the host is initialized.")
+            .returns::<bool>(),
             on_app_later(move |NoParams {}, responder| {
                 // A failed send means that the host is stopping. The dropped responder answers with
                 // an error.
@@ -111,7 +112,8 @@ pub(super) fn entries(host: &Arc<Host>) -> Vec<Entry> {
                 "Waits until the host is initialized.",
             )
             .in_any_state()
-            .result("True.").returns::<bool>(),
+            .result("True.")
+            .returns::<bool>(),
             on_app_later(move |NoParams {}, responder| wait_init(&waiting, responder)),
         ),
         (
@@ -160,7 +162,8 @@ pub(super) fn entries(host: &Arc<Host>) -> Vec<Entry> {
                 "Sets how idle reactors wait. SPDK does not have this method.",
             )
             .in_any_state()
-            .result("True.").returns::<bool>(),
+            .result("True.")
+            .returns::<bool>(),
             on_app(|SetReactorMode { mode, lcore }| set_reactor_mode(mode, lcore)),
         ),
     ]

@@ -50,7 +50,8 @@ pub(super) fn entries() -> Vec<Entry> {
                 "Sets the number and the size of the buffers that bdevs and transports share.",
             )
             .states(&[State::Startup])
-            .result("True.").returns::<bool>(),
+            .result("True.")
+            .returns::<bool>(),
             on_app(set_options),
         ),
         (

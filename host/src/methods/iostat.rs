@@ -66,7 +66,8 @@ pub(super) fn entries() -> Vec<Entry> {
                     Role::Operate,
                     "Sets counters of bdevs to zero. This affects all clients that read them.",
                 )
-                .result("True.").returns::<bool>(),
+                .result("True.")
+                .returns::<bool>(),
             ),
             on_app_later(|ResetIostat { name, mode }, responder| {
                 match named(name.map(|name| vec![name])) {

@@ -23,13 +23,23 @@ params! {
 }
 
 pub(super) fn entries(host: &Arc<Host>) -> Vec<Entry> {
-    let set =
-        |name, doc| Method::new::<SetLevel>(name, Role::Admin, doc).in_any_state().result("True.").returns::<bool>();
+    let set = |name, doc| {
+        Method::new::<SetLevel>(name, Role::Admin, doc)
+            .in_any_state()
+            .result("True.")
+            .returns::<bool>()
+    };
     let get = |name, doc| {
-        Method::new::<NoParams>(name, Role::Read, doc).in_any_state().result("Name of the level.").returns::<String>()
+        Method::new::<NoParams>(name, Role::Read, doc)
+            .in_any_state()
+            .result("Name of the level.")
+            .returns::<String>()
     };
     let flag = |name, doc| {
-        let method = Method::new::<Flag>(name, Role::Admin, doc).in_any_state().result("True.").returns::<bool>();
+        let method = Method::new::<Flag>(name, Role::Admin, doc)
+            .in_any_state()
+            .result("True.")
+            .returns::<bool>();
         method.error(i64::from(-libc::EINVAL), "invalid_value", "There is no such flag.")
     };
     let [printing, setting, clearing, listing] = std::array::from_fn(|_| Arc::clone(host));
@@ -76,7 +86,8 @@ pub(super) fn entries(host: &Arc<Host>) -> Vec<Entry> {
         (
             Method::new::<NoParams>("log_get_flags", Role::Read, "Lists the log flags.")
                 .in_any_state()
-                .result("For each flag, whether it is on.").returns::<BTreeMap<String, bool>>(),
+                .result("For each flag, whether it is on.")
+                .returns::<BTreeMap<String, bool>>(),
             on_app(move |NoParams {}| {
                 let flags: BTreeMap<String, bool> = known(&listing)
                     .into_iter()

@@ -21,7 +21,8 @@ pub(super) fn entries(host: &Arc<Host>) -> Vec<Entry> {
     vec![
         (
             Method::new::<NoParams>("notify_get_types", Role::Read, "Lists the types of events.")
-                .result("Names of the types.").returns::<Vec<String>>(),
+                .result("Names of the types.")
+                .returns::<Vec<String>>(),
             handler(move |NoParams {}| Ok(kinds.kinds())),
         ),
         (

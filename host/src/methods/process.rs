@@ -36,7 +36,8 @@ pub(super) fn entries() -> Vec<Entry> {
         "Sends a signal to the host process.",
     )
     .in_any_state()
-    .result("True.").returns::<bool>();
+    .result("True.")
+    .returns::<bool>();
     // Runs on the RPC thread, because an operator must be able to stop the host even when the app thread is blocked.
     let handler = async_handler(|KillInstance { sig_name }, responder: crate::rpc::Responder| {
         // Answer before sending the signal: a server that stops still sends the answers that are ready.

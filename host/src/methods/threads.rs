@@ -159,9 +159,8 @@ fn of_each_thread<R: Serialize + 'static>(result: fn(&[Info]) -> R) -> Handler {
 }
 
 fn stats(thread: &Info) -> ThreadStats {
-    let count = |kind: Kind| {
-        thread.pollers.iter().filter(|poller| kind_of(poller) == kind).count() as u64
-    };
+    let count =
+        |kind: Kind| thread.pollers.iter().filter(|poller| kind_of(poller) == kind).count() as u64;
     let reactor = reactor::all().iter().find(|reactor| reactor.core == thread.core);
     ThreadStats {
         name: thread.name.clone(),

@@ -43,7 +43,8 @@ pub fn register_builtin(registry: &Arc<Registry>) -> Result<(), RegisterError> {
         &Owner::host(),
         Method::new::<GetMethods>("rpc_get_methods", Role::Read, "Lists the methods.")
             .in_any_state()
-            .result("Names, sorted.").returns::<Vec<String>>(),
+            .result("Names, sorted.")
+            .returns::<Vec<String>>(),
         handler(move |GetMethods { current, include_aliases }| {
             let registry = methods.upgrade();
             Ok(registry.map(|methods| methods.list(current, include_aliases)).unwrap_or_default())

@@ -213,10 +213,11 @@ fn method<P: Params + 'static, R: ParamType + 'static>(
         }
     })
     .describe(|method| {
-        method
-            .result("true")
-            .returns::<R>()
-            .error(-19, "no_such_device", "There is no such array or bdev.")
+        method.result("true").returns::<R>().error(
+            -19,
+            "no_such_device",
+            "There is no such array or bdev.",
+        )
     })
     .register(app)
 }

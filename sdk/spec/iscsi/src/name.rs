@@ -1,4 +1,4 @@
-//! iSCSI names. RFC 7143, section 4.2.7; RFC 3722.
+//! iSCSI names. RFC 7143, section 4.2.7. Upper and lower case count as equal (RFC 3722, section 3).
 
 /// Longest name, in bytes.
 pub const LEN_MAX: usize = 223;
@@ -11,6 +11,7 @@ pub fn check(name: &str) -> Result<(), &'static str> {
     if name.len() > LEN_MAX {
         return Err("at most 223 bytes");
     }
+    let name = name.to_ascii_lowercase();
     if let Some(rest) = name.strip_prefix("iqn.") {
         return check_iqn(rest);
     }
@@ -40,7 +41,7 @@ fn check_iqn(rest: &str) -> Result<(), &'static str> {
         byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.:".contains(byte) || *byte >= 0x80
     };
     if domain.is_empty() || !domain.iter().all(is_allowed) {
-        return Err("lower case letters, digits, '-', '.' and ':' after the date");
+        return Err("letters, digits, '-', '.' and ':' after the date");
     }
     Ok(())
 }
@@ -54,6 +55,7 @@ mod tests {
         for name in [
             "iqn.2016-06.io.spdk:disk1",
             "iqn.2001-04.com.example",
+            "IQN.2016-06.io.spdk:Target1",
             "eui.02004567a425678d",
             "naa.52004567ba64678d",
             "naa.62004567ba64678d0123456789abcdef",
@@ -66,7 +68,7 @@ mod tests {
             "iqn.",
             "iqn.2016-13.io.spdk:a",
             "iqn.2016-06.",
-            "iqn.2016-06.io.spdk:Disk",
+            "iqn.2016-06.io.spdk:a_b",
             "iqn.2016-06.io spdk",
             "eui.0",
             "naa.g2004567ba64678d",

@@ -29,9 +29,7 @@ pub(crate) fn check_object(
 
 pub(crate) fn check_value(kind: &Kind, given: &Value, path: &str) -> Result<(), RpcError> {
     let is_allowed = match (kind, given) {
-        (Kind::Any, _)
-        | (Kind::Boolean, Value::Bool(_))
-        | (Kind::Number, Value::Number(_)) => true,
+        (Kind::Any, _) | (Kind::Boolean, Value::Bool(_)) | (Kind::Number, Value::Number(_)) => true,
         (Kind::Integer { minimum, maximum }, Value::Number(number)) => {
             match (number.as_u64(), number.as_i64()) {
                 (Some(given), _) => {

@@ -326,7 +326,10 @@ mod tests {
     fn the_members_of_a_result_are_told() {
         let method = Method::new::<NoParams>("m", Role::Read, "").returns::<Vec<Nested>>();
         let help = help_text(&method);
-        assert!(help.contains("\nresult: array of (object of hosts).\n  [].hosts (array"), "{help}");
+        assert!(
+            help.contains("\nresult: array of (object of hosts).\n  [].hosts (array"),
+            "{help}"
+        );
         assert!(help.contains("  [].hosts[].family (one of \"IPv4\", \"IPv6\")"), "{help}");
         let page = markdown(&method, "");
         assert!(page.contains("| member | type | | meaning |"), "{page}");

@@ -158,7 +158,8 @@ impl Method {
     /// The member that differs, its value, and what is declared.
     pub fn check_result(&self, answer: &Value) -> Result<(), String> {
         let Some(kind) = &self.returns else { return Ok(()) };
-        check_value(kind, answer, "result").map_err(|error| error.message.replacen("parameter ", "", 1))
+        check_value(kind, answer, "result")
+            .map_err(|error| error.message.replacen("parameter ", "", 1))
     }
 
     /// Adds an error.

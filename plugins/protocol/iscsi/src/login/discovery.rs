@@ -120,7 +120,7 @@ impl Login {
 
     fn send_targets(&self, wanted: &str, model: &Model, answers: &mut Vec<u8>) {
         for target in model.targets.values() {
-            if wanted != "All" && wanted != target.name {
+            if wanted != "All" && !wanted.eq_ignore_ascii_case(&target.name) {
                 continue;
             }
             let addresses = self.addresses(target, model);

@@ -377,7 +377,7 @@ impl Login {
             }
         } else {
             let name = value("TargetName").ok_or(LoginStatus::MissingParameter)?;
-            let target = context.model.targets.get(name).ok_or(LoginStatus::NotFound)?;
+            let target = context.model.target(name).ok_or(LoginStatus::NotFound)?;
             let peer = self.peer.ip().to_canonical();
             if !context.model.admits(target, self.pg_tag, initiator, peer) {
                 return Err(LoginStatus::AuthorizationFailure.into());
@@ -387,7 +387,7 @@ impl Login {
                 text::push(&mut text, "TargetAddress", &format!("{host}:{port}"));
                 return Err(Refused(LoginStatus::TargetMovedTemporarily, text));
             }
-            self.names.target = Some(name.to_owned());
+            self.names.target = Some(target.name.clone());
         }
         self.names.are_known = true;
         Ok(())

@@ -59,9 +59,10 @@ impl InitiatorGroup {
     pub fn verdict(&self, name: &str, peer: IpAddr) -> Option<bool> {
         for entry in &self.initiators {
             match entry.strip_prefix('!') {
-                Some("ANY") => return Some(false),
-                Some(excluded) if excluded == name => return Some(false),
-                None if is_any(entry) || entry == name => {
+                Some(excluded) if is_any(excluded) || excluded.eq_ignore_ascii_case(name) => {
+                    return Some(false);
+                }
+                None if is_any(entry) || entry.eq_ignore_ascii_case(name) => {
                     let is_near = self.netmasks.iter().any(|netmask| covers(netmask, peer));
                     return is_near.then_some(true);
                 }
@@ -87,7 +88,7 @@ fn add_to(list: &mut Vec<String>, field: &str, new: &[String]) -> Result<()> {
 
 /// `ALL` is the older form of `ANY`.
 fn is_any(text: &str) -> bool {
-    text == "ANY" || text == "ALL"
+    text.eq_ignore_ascii_case("ANY") || text.eq_ignore_ascii_case("ALL")
 }
 
 /// The address and its prefix length in bits; `Some(None)` for `ANY`; `None` for an invalid text.
@@ -140,7 +141,9 @@ mod tests {
         assert_eq!(some.verdict("iqn.good", peer), Some(true));
         assert_eq!(some.verdict("iqn.other", peer), Some(true));
         assert_eq!(some.verdict("iqn.bad", peer), Some(false));
+        assert_eq!(some.verdict("iqn.BAD", peer), Some(false));
         assert_eq!(some.verdict("iqn.good", "192.168.2.77".parse().unwrap()), None);
+        assert_eq!(group(&["iqn.Good"], &["any"]).verdict("iqn.good", peer), Some(true));
         assert_eq!(group(&["iqn.good"], &["ANY"]).verdict("iqn.other", peer), None);
     }
 

@@ -36,6 +36,12 @@ pub struct Model {
 }
 
 impl Model {
+    /// A target. The case of the name does not matter.
+    #[must_use]
+    pub fn target(&self, name: &str) -> Option<&Target> {
+        self.targets.values().find(|target| target.name.eq_ignore_ascii_case(name))
+    }
+
     /// Whether an initiator may see and use a target through a portal group. Discovery and login both ask this.
     #[must_use]
     pub fn admits(

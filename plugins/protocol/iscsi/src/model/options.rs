@@ -75,7 +75,8 @@ impl Options {
     /// The full name of a target: the name itself if it is complete, else the node base, `:` and the name.
     #[must_use]
     pub fn target_name(&self, name: &str) -> String {
-        let is_whole = ["iqn.", "eui.", "naa."].iter().any(|prefix| name.starts_with(prefix));
+        let kind = name.split_once('.').map(|(kind, _)| kind.to_ascii_lowercase());
+        let is_whole = matches!(kind.as_deref(), Some("iqn" | "eui" | "naa"));
         if is_whole { name.to_owned() } else { format!("{}:{name}", self.node_base) }
     }
 }

@@ -47,3 +47,12 @@ pub struct Target {
     /// The histogram of latencies is on (`iscsi_enable_histogram`).
     pub has_histogram: bool,
 }
+
+impl Target {
+    /// Removes maps. A portal group without maps loses its redirection, too.
+    pub fn retain_maps(&mut self, stays: impl Fn(&Map) -> bool) {
+        self.maps.retain(stays);
+        let Self { maps, redirects, .. } = self;
+        redirects.retain(|pg_tag, _| maps.iter().any(|map| map.pg_tag == *pg_tag));
+    }
+}

@@ -91,7 +91,7 @@ pub(super) fn delete_initiator_group(app: &Iscsi, OneTag { tag }: OneTag) -> Res
     let removed = model.initiator_groups.remove(&tag);
     removed.ok_or_else(|| missing("initiator group", tag))?;
     for target in model.targets.values_mut() {
-        target.maps.retain(|map| map.ig_tag != tag);
+        target.retain_maps(|map| map.ig_tag != tag);
     }
     drop(model);
     app.ports_changed();
@@ -139,8 +139,7 @@ pub(super) fn delete_portal_group(app: &Iscsi, OneTag { tag }: OneTag) -> Result
     let mut model = app.model.borrow_mut();
     model.portal_groups.remove(&tag).ok_or_else(|| missing("portal group", tag))?;
     for target in model.targets.values_mut() {
-        target.maps.retain(|map| map.pg_tag != tag);
-        target.redirects.remove(&tag);
+        target.retain_maps(|map| map.pg_tag != tag);
     }
     drop(model);
     app.close_doors(tag);

@@ -7,14 +7,16 @@ mod targets;
 pub(crate) mod view;
 
 use crate::app::{Iscsi, app};
-use crate::model::ChapPolicy;
+use crate::model::{ChapPolicy, Model};
 use drivebay_sdk::rpc::{Call, Method, NoParams, Params, Role, RpcError, State};
 use drivebay_sdk::{App, Error, Result, errno};
 use serde_json::Value;
 use std::rc::Rc;
 
-/// The error code of every refusal.
+/// The error code of nearly every refusal.
 const INVALID_PARAMS: i64 = -32602;
+/// The error code of a second `iscsi_set_options`.
+const INTERNAL_ERROR: i64 = -32603;
 
 /// The result of a method that only changes something.
 const DONE: &str = "True.";
@@ -25,8 +27,15 @@ const DONE: &str = "True.";
 /// `EEXIST` when a name is taken.
 pub fn register(app: &App) -> Result<()> {
     let methods = [
-        change("iscsi_set_options", "Sets the options of the iSCSI target. Allowed once, before groups and targets exist.", set_options)
-            .describe(|description| description.states(&[State::Startup, State::Runtime])),
+        Method::new("iscsi_set_options", "Sets the options of the iSCSI target. Allowed once, before groups and targets exist.", set_options)
+            .describe(|description| {
+                description
+                    .states(&[State::Startup, State::Runtime])
+                    .result(DONE)
+                    .returns::<bool>()
+                    .error(INVALID_PARAMS, "invalid_params", "A value is not allowed, or groups or targets exist.")
+                    .error(INTERNAL_ERROR, "internal_error", "The method was called before.")
+            }),
         list("iscsi_get_options", "Shows the options of the iSCSI target.", "Object of the options.", |app| {
             view::options(&app.model.borrow().options)
         }),
@@ -99,7 +108,9 @@ pub fn register(app: &App) -> Result<()> {
             "Deletes a target node and ends its sessions. Returns when none of its I/Os is left.",
             targets::delete,
         )
-        .describe(|description| description.result(DONE)),
+        .describe(|description| {
+            description.result(DONE).error(-2, "not_found", "There is no such target node.")
+        }),
         list(
             "iscsi_get_portal_groups",
             "Lists the portal groups.",
@@ -204,14 +215,20 @@ fn missing(what: &str, name: impl std::fmt::Display) -> Error {
     Error::new(errno::ENOENT, format!("there is no {what} {name}"))
 }
 
-fn set_options(app: &Iscsi, params: params::SetOptions) -> Result<()> {
-    let model = &mut *app.model.borrow_mut();
-    if model.options_are_set {
-        return Err(Error::new(
-            errno::EEXIST,
-            "iscsi_set_options was called already; it can be called only once",
-        ));
-    }
+fn set_options(_: &App, call: Call, params: params::SetOptions) {
+    let done = this().map_err(refused).and_then(|app| {
+        let model = &mut *app.model.borrow_mut();
+        if model.options_are_set {
+            let why = "iscsi_set_options was called already; it can be called only once";
+            let error = Error::new(errno::EEXIST, why);
+            return Err(RpcError { code: INTERNAL_ERROR, ..error.into() });
+        }
+        change_options(model, params).map_err(refused)
+    });
+    call.answer(done.map(|()| true));
+}
+
+fn change_options(model: &mut Model, params: params::SetOptions) -> Result<()> {
     if !model.targets.is_empty() || !model.portal_groups.is_empty() {
         return Err(Error::new(
             errno::EBUSY,

@@ -11,7 +11,7 @@ params! {
         #[range(1..=200)]
         pub node_base: String = "iqn.2016-06.io.spdk".to_owned(),
         /// Longest wait for the answer to a NOP-In, in seconds.
-        #[range(0..=3600)]
+        #[range(0..=2147483647)]
         pub nop_timeout: i32 = 60,
         /// Silence of a connection after which the target sends a NOP-In, in seconds; 0: never.
         #[range(0..=60)]
@@ -25,7 +25,7 @@ params! {
         /// Authentication group of discovery sessions; 0: none.
         pub chap_group: i32 = 0,
         /// Maximum number of sessions at once.
-        #[range(1..=65000)]
+        #[range(1..=65535)]
         pub max_sessions: u32 = 128,
         /// Maximum number of commands of a session in progress.
         #[range(1..=256)]
@@ -197,7 +197,7 @@ params! {
         pub bdev_name: String,
         /// Number of the LUN.
         #[range(0..=16383)]
-        pub lun_id: i32,
+        pub lun_id: i32 = 0,
         /// File that keeps persistent reservations through a restart; each LUN needs its own. Without it, they end with the process.
         pub ptpl_file: Option<String>,
     }
@@ -216,8 +216,7 @@ params! {
         /// LUNs of the target node.
         #[range(1..=256)]
         pub luns: Vec<ScsiLun>,
-        /// Maximum number of commands of a session in progress.
-        #[range(1..=256)]
+        /// Maximum number of commands of a session in progress. A value outside of 1 to `max_queue_depth` counts as `max_queue_depth`.
         pub queue_depth: i32,
         /// Refuse CHAP.
         pub disable_chap: bool = false,

@@ -28,7 +28,7 @@ pub(super) fn create(app: &Iscsi, params: CreateTargetNode) -> Result<()> {
     let mut model = app.model.borrow_mut();
     let name = model.options.target_name(&params.name);
     name::check(&name).map_err(|allowed| Error::invalid("name", &name, allowed))?;
-    if model.targets.contains_key(&name) {
+    if model.target(&name).is_some() {
         return Err(Error::new(errno::EEXIST, format!("target {name} exists already")));
     }
     if model.targets.len() >= TARGETS_MAX {
@@ -49,12 +49,14 @@ pub(super) fn create(app: &Iscsi, params: CreateTargetNode) -> Result<()> {
     }
     let taken: Vec<i32> = model.targets.values().map(|target| target.id).collect();
     let id = (0..).find(|id| !taken.contains(id)).unwrap_or(0);
+    let depth_max = model.options.max_queue_depth;
+    let queue_depth = u32::try_from(params.queue_depth).unwrap_or(0);
     let target = Target {
         name: name.clone(),
         alias: params.alias_name,
         maps,
         luns: luns.clone(),
-        queue_depth: u32::try_from(params.queue_depth).unwrap_or(1),
+        queue_depth: if (1..=depth_max).contains(&queue_depth) { queue_depth } else { depth_max },
         chap,
         header_digest: params.header_digest,
         data_digest: params.data_digest,
@@ -95,8 +97,15 @@ fn maps(given: &[PgIgMap], model: &Model) -> Result<Vec<Map>> {
 
 fn with<V>(app: &Iscsi, name: &str, call: impl FnOnce(&mut Target) -> Result<V>) -> Result<V> {
     let mut model = app.model.borrow_mut();
-    let name = model.options.target_name(name);
+    let name = known(&model, name)?;
     call(model.targets.get_mut(&name).ok_or_else(|| missing("target", &name))?)
+}
+
+/// The name of an existing target, as it was created.
+fn known(model: &Model, given: &str) -> Result<String> {
+    let name = model.options.target_name(given);
+    let found = model.target(&name).map(|target| target.name.clone());
+    found.ok_or_else(|| missing("target", &name))
 }
 
 pub(super) fn set_auth(app: &Iscsi, params: TargetAuth) -> Result<()> {
@@ -134,7 +143,7 @@ pub(super) fn remove_maps(app: &Iscsi, params: ChangeMaps) -> Result<()> {
             let given = format!("{}:{}", missing.pg_tag, missing.ig_tag);
             return Err(Error::invalid("pg_ig_maps", given, "maps that the target has"));
         }
-        target.maps.retain(|map| !gone(map));
+        target.retain_maps(|map| !gone(map));
         Ok(())
     })?;
     app.ports_changed();
@@ -144,14 +153,14 @@ pub(super) fn remove_maps(app: &Iscsi, params: ChangeMaps) -> Result<()> {
 pub(super) fn delete(_: &App, call: Call, params: OneTarget) {
     let found = this().and_then(|app| {
         let mut model = app.model.borrow_mut();
-        let name = model.options.target_name(&params.name);
-        model.targets.remove(&name).ok_or_else(|| missing("target", &name))?;
+        let name = known(&model, &params.name)?;
+        model.targets.remove(&name);
         drop(model);
         Ok((app, name))
     });
     match found {
         Ok((app, name)) => app.remove_target(&name, move || call.reply(true)),
-        Err(error) => call.fail(refused(error)),
+        Err(error) => call.fail(error),
     }
 }
 
@@ -190,15 +199,26 @@ pub(super) fn set_redirect(app: &Iscsi, params: SetRedirect) -> Result<()> {
             return Err(Error::invalid("redirect_host", "alone", "with redirect_port, or neither"));
         }
     };
-    let is_private = {
+    {
         let model = app.model.borrow();
         let group = model.portal_groups.get(&params.pg_tag);
-        group.ok_or_else(|| missing("portal group", params.pg_tag))?.is_private
-    };
-    if is_private {
-        return Err(Error::invalid("pg_tag", params.pg_tag, "a public portal group"));
+        let group = group.ok_or_else(|| missing("portal group", params.pg_tag))?;
+        if group.is_private {
+            return Err(Error::invalid("pg_tag", params.pg_tag, "a public portal group"));
+        }
+        let mut portals = group.portals.iter().map(|own| (&own.host, &own.port));
+        if let Some((host, port)) = &to
+            && portals.any(|own| own == (host, port))
+        {
+            let given = format!("{host}:{port}");
+            return Err(Error::invalid("redirect_host", given, "a portal of another portal group"));
+        }
     }
     with(app, &params.name, |target| {
+        if !target.maps.iter().any(|map| map.pg_tag == params.pg_tag) {
+            let allowed = "a portal group of the target's pg_ig_maps";
+            return Err(Error::invalid("pg_tag", params.pg_tag, allowed));
+        }
         match to {
             Some(to) => target.redirects.insert(params.pg_tag, to),
             None => target.redirects.remove(&params.pg_tag),
