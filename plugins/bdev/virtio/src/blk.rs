@@ -85,7 +85,7 @@ impl Shape {
     /// `EINVAL` when the device has fewer queues, `EIO` when the device cannot be a bdev.
     pub(crate) fn new(offer: &Offer, wanted: Wanted) -> Result<Self> {
         let features = offer.features & KNOWN;
-        let config = parse(&offer.config)?;
+        let config = config_of(offer)?;
         let limits = Limits::new(features, &config)?;
         let of_config = if features & feature::MQ != 0 { config.num_queues } else { 1 };
         let queues = (0, of_config.max(1));
@@ -111,7 +111,7 @@ impl Shape {
         if (offer.features ^ features) & feature::RO != 0 {
             return Err(changed("it is read-only now"));
         }
-        let now = Limits::new(features, &parse(&offer.config)?)?;
+        let now = Limits::new(features, &config_of(offer)?)?;
         if now.block_size != self.block_size {
             let (now, before) = (now.block_size, self.block_size);
             return Err(changed(&format!("its blocks have {now} bytes, not {before}")));
@@ -166,6 +166,11 @@ impl Shape {
     pub(crate) fn dialect(&self) -> Dialect {
         Dialect { block_size: self.block_size, flushes: self.agreement.has(feature::FLUSH) }
     }
+}
+
+fn config_of(offer: &Offer) -> Result<Config> {
+    let why = "the back end does not report the size of its disk (CONFIG)";
+    parse(offer.config.as_deref().ok_or_else(|| Error::new(errno::EIO, why))?)
 }
 
 fn parse(config: &[u8]) -> Result<Config> {
@@ -250,7 +255,7 @@ mod tests {
 
     fn of_config(config: Config) -> Offer {
         let features = KNOWN & !feature::RO & !feature::TOPOLOGY;
-        Offer { features, queues_max: 128, config: config.to_bytes().to_vec() }
+        Offer { features, queues_max: 128, config: Some(config.to_bytes().to_vec()) }
     }
 
     fn offer() -> Offer {
@@ -274,7 +279,7 @@ mod tests {
     #[test]
     fn sizes_are_in_blocks_whatever_the_protocols_sectors_are() {
         let of = shape(&offer(), None, 1).unwrap();
-        assert_eq!((of.block_size, of.num_blocks(&offer().config)), (4096, Ok(256)));
+        assert_eq!((of.block_size, of.num_blocks(&config().to_bytes())), (4096, Ok(256)));
         assert_eq!((of.discard_max, of.zeroes_max), (1 << 17, 1 << 17));
         assert_eq!(of.agreement.layout.data_len, 128 << 10);
         let of = shape(&of_config(Config { size_max: 0, ..config() }), None, 1).unwrap();

@@ -38,7 +38,8 @@ pub(crate) struct Connection {
 pub(crate) struct Offer {
     pub(crate) features: u64,
     pub(crate) queues_max: u64,
-    pub(crate) config: Vec<u8>,
+    /// `None` when the back end does not have the protocol feature CONFIG.
+    pub(crate) config: Option<Vec<u8>>,
 }
 
 /// The memory and the rings of a session.
@@ -58,7 +59,7 @@ pub(crate) struct RingSetup<'a> {
 }
 
 impl Connection {
-    /// Connects to a back end and asks for its offer, with `config_len` bytes of the configuration space.
+    /// Connects to a back end and asks for its offer, with `config_len` bytes of the configuration space if the back end has one.
     ///
     /// # Errors
     /// `EIO` with the reason.
@@ -78,17 +79,17 @@ impl Connection {
             0 => 0,
             _ => self.ask_number(&Request::GetProtocolFeatures)?,
         };
-        if offered & protocol::CONFIG == 0 {
-            return Err(self.failed("the back end does not report the size of its disk (CONFIG)"));
-        }
         self.protocol = offered & PROTOCOL;
         self.tell(&Request::SetProtocolFeatures(self.protocol), &[])?;
         let has_queues = self.protocol & protocol::MQ != 0;
         let queues_max = if has_queues { self.ask_number(&Request::GetQueueNum)? } else { 1 };
         self.tell(&Request::SetOwner, &[])?;
-        let bytes = self.ask(&get_config(config_len))?;
-        let config = answer::config(&bytes)
-            .ok_or_else(|| self.failed("its configuration space is cut off"))?;
+        let mut config = None;
+        if self.protocol & protocol::CONFIG != 0 {
+            let bytes = self.ask(&get_config(config_len))?;
+            let cut_off = || self.failed("its configuration space is cut off");
+            config = Some(answer::config(&bytes).ok_or_else(cut_off)?);
+        }
         Ok(Offer { features, queues_max, config })
     }
 

@@ -142,9 +142,15 @@ impl<C: Maps> Ledger<C> {
     }
 
     fn end(&mut self) {
-        let all: Vec<u32> = self.mapped.keys().copied().collect();
-        all.into_iter().for_each(|number| self.unmap(number));
-        self.container = None;
+        let Some(container) = self.container.take() else { return };
+        for (number, Map { iova, len }) in std::mem::take(&mut self.mapped) {
+            region::set_iova(number, None);
+            // This fails when the last group has left the container, because the kernel then has unmapped everything already. The
+            // group is still there when a device could not be attached, or was pulled out.
+            if let Err(error) = container.unmap(iova, len) {
+                tracing::debug!("memory region {number} was unmapped from devices before: {error}");
+            }
+        }
     }
 
     fn map(&mut self, number: u32) -> Result<()> {

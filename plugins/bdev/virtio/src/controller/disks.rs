@@ -25,7 +25,8 @@ impl Controller {
     pub(super) async fn register(&self, session: &Session, offer: &Offer) -> Result<()> {
         match &self.device {
             Device::Blk(shape) => {
-                let properties = shape.properties(shape.num_blocks(&offer.config)?)?;
+                let properties = shape
+                    .properties(shape.num_blocks(offer.config.as_deref().unwrap_or_default())?)?;
                 self.add(&self.params.name, properties, Dialect::Blk(shape.dialect()))
             }
             Device::Scsi(_) => {
@@ -124,7 +125,7 @@ impl Controller {
     /// Brings the bdevs up to date in a later session.
     pub(super) async fn follow_disks(&self, offer: &Offer, found: Found) {
         if let Device::Blk(shape) = &self.device {
-            match shape.num_blocks(&offer.config) {
+            match shape.num_blocks(offer.config.as_deref().unwrap_or_default()) {
                 Ok(num_blocks) => self.resize(&self.params.name, num_blocks),
                 Err(error) => warn!("{}: {error}", self.params.name),
             }

@@ -54,7 +54,7 @@ impl Shape {
     /// # Errors
     /// `EINVAL` when the device has fewer queues, `EIO` when the plugin cannot use the device.
     pub(crate) fn new(offer: &Offer, wanted: Wanted) -> Result<Self> {
-        let config = parse(&offer.config)?;
+        let config = config(offer)?;
         let all = u16::try_from(config.num_queues).unwrap_or(u16::MAX);
         // One of the request queues carries the questions.
         let queues = (FIXED, all.saturating_sub(1));
@@ -71,7 +71,7 @@ impl Shape {
     /// `EIO`; the text says what is missing.
     pub(crate) fn check(&self, offer: &Offer) -> Result<()> {
         self.agreement.check(offer)?;
-        let config = parse(&offer.config)?;
+        let config = config(offer)?;
         let used = u32::from(self.agreement.num_queues) + 1;
         if config.num_queues < used {
             let why = format!("it has {} request queues, and {used} are used", config.num_queues);
@@ -81,11 +81,25 @@ impl Shape {
     }
 }
 
-fn parse(config: &[u8]) -> Result<Config> {
+/// The configuration space. The vhost target of SPDK does not have the protocol feature CONFIG, and such a back end has as many request
+/// queues as its number of queues allows, and the lengths of virtio 1.3, section 5.6.4.
+fn config(offer: &Offer) -> Result<Config> {
     let wrong = |why: &str| Error::new(errno::EIO, format!("the device {why}"));
-    let config = Config::parse(config).ok_or_else(|| wrong("has a cut off configuration space"))?;
-    let (cdb_len, sense_len) = (u32::try_from(CDB_LEN), u32::try_from(SENSE_LEN));
-    if Ok(config.cdb_len) != cdb_len || Ok(config.sense_len) != sense_len {
+    let [cdb_len, sense_len] =
+        [CDB_LEN, SENSE_LEN].map(|len| u32::try_from(len).unwrap_or(u32::MAX));
+    let Some(bytes) = &offer.config else {
+        let most = u32::try_from(offer.queues_max).unwrap_or(u32::MAX);
+        let num_queues = most.saturating_sub(u32::from(FIXED) - 1);
+        return Ok(Config {
+            num_queues,
+            segments_max: 0,
+            sense_len,
+            cdb_len,
+            target_max: TARGETS_MAX - 1,
+        });
+    };
+    let config = Config::parse(bytes).ok_or_else(|| wrong("has a cut off configuration space"))?;
+    if (config.cdb_len, config.sense_len) != (cdb_len, sense_len) {
         return Err(wrong("has unusual lengths of commands and sense data"));
     }
     Ok(config)
@@ -191,4 +205,21 @@ impl Dialect {
 fn ask<'a>(header: &'a [u8], data: Data<'a>) -> Ask<'a> {
     let answer_len = u32::try_from(RESPONSE_LEN).unwrap_or(0);
     Ask { header, data, answer_len, answer_first: true }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_back_end_without_a_configuration_space_has_its_queues_and_the_standards_lengths() {
+        let features = ring::feature::VERSION_1 | F_PROTOCOL_FEATURES;
+        let wanted = Wanted { count: Some(4), default: 1, size: 128 };
+        let offer = Offer { features, queues_max: 8, config: None };
+        let shape = Shape::new(&offer, wanted).unwrap();
+        assert_eq!((shape.agreement.num_queues, shape.num_targets), (4, TARGETS_MAX));
+        let few = Offer { queues_max: 3, ..offer };
+        assert!(shape.check(&few).is_err());
+        assert!(Shape::new(&few, wanted).is_err());
+    }
 }
