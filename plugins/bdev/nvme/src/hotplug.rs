@@ -14,6 +14,7 @@ use drivebay_sdk::poller::{Poll, Poller};
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::notify::Notify;
 use drivebay_sdk::runtime::{task, worker};
+use drivebay_sdk::thread;
 
 use crate::app::{self, Known};
 use crate::rpc::{self, Attach, SetHotplug};
@@ -27,8 +28,8 @@ const NAME: &str = "HotInNvme";
 /// file a moment after the kernel has created it.
 const TRIES: u32 = 5;
 const RETRY: Duration = Duration::from_secs(1);
-/// A reactor that never sleeps checks for events once in this many rounds, because each check is a system call.
-const ROUNDS: u32 = 1 << 16;
+/// A reactor that does not sleep checks for events this often, in ns. Each check is a system call.
+const LOOK_NS: u64 = 10_000_000;
 const POLLIN: u32 = 1;
 
 /// The state of the search. `[app thread]`
@@ -105,7 +106,7 @@ pub(crate) fn set(app: &Rc<Known>, params: SetHotplug) -> Result<()> {
     if params.enable && !hotplug.is_enabled() {
         let changes = pci::changes()?;
         let fd = changes.fd();
-        let watch = Watch { changes, rounds: 0 };
+        let watch = Watch { changes, look_ns: 0 };
         let poller = Poller::register("nvme_hotplug", 0, watch)?;
         poller.wake_fd(fd, POLLIN)?;
         hotplug.watch.replace(Some(poller));
@@ -127,7 +128,8 @@ pub(crate) fn set(app: &Rc<Known>, params: SetHotplug) -> Result<()> {
 /// Reads the events.
 struct Watch {
     changes: Changes,
-    rounds: u32,
+    /// When to check the next time, by [`thread::now_ns`].
+    look_ns: u64,
 }
 
 impl Watch {
@@ -144,8 +146,12 @@ impl Poll for Watch {
     const SLEEPS: bool = true;
 
     fn poll(&mut self) -> bool {
-        self.rounds = self.rounds.wrapping_add(1);
-        self.rounds.is_multiple_of(ROUNDS) && self.look()
+        let now_ns = thread::now_ns();
+        if now_ns < self.look_ns {
+            return false;
+        }
+        self.look_ns = now_ns + LOOK_NS;
+        self.look()
     }
 
     fn prepare_sleep(&mut self) -> bool {

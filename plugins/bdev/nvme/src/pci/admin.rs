@@ -12,13 +12,14 @@ use drivebay_sdk::pci::Interrupts;
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::task::oneshot;
 use drivebay_sdk::runtime::worker;
+use drivebay_sdk::thread;
 
 use super::{Function, Memory};
 use crate::admin::{Admin, Answer, Data};
 use crate::options::Timeouts;
 
-/// A reactor that never sleeps checks for a removal once in this many rounds, because each check is a system call.
-const ROUNDS: u32 = 1 << 16;
+/// A reactor that does not sleep checks for a removal this often, in ns. Each check is a system call.
+const LOOK_NS: u64 = 10_000_000;
 /// Entries of the admin queue.
 const ENTRIES: u16 = 64;
 
@@ -47,8 +48,8 @@ pub(crate) struct AdminRing {
     ring: Ring<Memory, Request>,
     pub(crate) interrupts: Interrupts,
     pub(crate) function: Arc<Function>,
-    /// The number of rounds so far, modulo 2^32.
-    rounds: u32,
+    /// When to check for a removal the next time, by [`thread::now_ns`].
+    look_ns: u64,
 }
 
 impl Drop for AdminRing {
@@ -83,7 +84,7 @@ pub(crate) async fn connect(
         ring: Ring::new(memory),
         interrupts,
         function: Arc::clone(&function),
-        rounds: 0,
+        look_ns: 0,
     };
     // From here on, dropping `ring` stops the controller.
     function.start(at).await?;
@@ -159,8 +160,11 @@ impl AdminRing {
     /// # Errors
     /// The controller is at fault.
     pub(crate) fn serve(&mut self) -> Result<bool> {
-        self.rounds = self.rounds.wrapping_add(1);
-        let is_time = self.rounds.is_multiple_of(ROUNDS);
+        let now_ns = thread::now_ns();
+        let is_time = now_ns >= self.look_ns;
+        if is_time {
+            self.look_ns = now_ns + LOOK_NS;
+        }
         if self.function.is_wanted_back() || is_time && self.function.look_for_removal() {
             return Err(Error::new(
                 errno::ENODEV,
