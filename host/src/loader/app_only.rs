@@ -5,7 +5,7 @@ use super::error::{Error, Result};
 use super::outside::Core;
 use std::fmt;
 use std::mem::ManuallyDrop;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 /// Gives access to its value only on the app thread. If it is dropped on another thread, it leaks
 /// the value.
@@ -29,6 +29,33 @@ impl<T> AppOnly<T> {
     /// The core, which any thread may use.
     pub(super) fn core(&self) -> &dyn Core {
         &*self.core
+    }
+
+    /// Runs `work` with the value on the app thread and waits for the result. On the app thread it
+    /// runs at once.
+    ///
+    /// # Errors
+    /// `ESHUTDOWN` when the host stops in the meantime.
+    pub(super) fn run<R: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&T) -> R + Send + 'static,
+    ) -> Result<R>
+    where
+        T: 'static,
+    {
+        if let Ok(value) = self.get() {
+            return Ok(work(value));
+        }
+        let (sender, result) = mpsc::channel();
+        let this = Arc::downgrade(self);
+        self.core.send_to_app(Box::new(move || {
+            let Some(this) = this.upgrade() else { return };
+            if let Ok(value) = this.get() {
+                // The receiver waits, so the send cannot fail.
+                let _ = sender.send(work(value));
+            }
+        }));
+        result.recv().map_err(|_| Error::new(libc::ESHUTDOWN, "the host is stopping"))
     }
 
     /// Borrows the value.

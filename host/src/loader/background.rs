@@ -2,18 +2,14 @@
 //! another, so that no reactor waits for them.
 
 use super::error::{Error, Result};
-use super::manager::Manager;
+use super::outside::Job;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-use std::sync::Weak;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::Builder;
 
 /// The maximum number of jobs that may wait. One more is refused.
 const JOBS_MAX: usize = 1024;
-
-/// Work for the loader's own thread. It may block.
-pub(super) type Job = Box<dyn FnOnce(&Manager) + Send>;
 
 /// The queue to the thread. When it is dropped, the thread ends after its current job.
 #[derive(Debug)]
@@ -21,33 +17,20 @@ pub(super) struct Background {
     jobs: SyncSender<Job>,
 }
 
-/// The thread before its start.
-pub(super) struct Thread {
-    waiting: Receiver<Job>,
-}
-
-impl Thread {
-    /// Starts the thread for the jobs of a manager.
+impl Background {
+    /// Starts the thread.
     ///
     /// # Errors
     /// The system's error when it cannot create a thread.
-    pub(super) fn start(self, manager: Weak<Manager>) -> Result<()> {
-        let run = move || run(&manager, &self.waiting);
-        let started = Builder::new().name("loader".to_owned()).spawn(run);
-        started.map(drop).map_err(|e| {
+    pub(super) fn start() -> Result<Self> {
+        let (jobs, waiting) = sync_channel(JOBS_MAX);
+        let started = Builder::new().name("loader".to_owned()).spawn(move || run(&waiting));
+        started.map(|_| Self { jobs }).map_err(|e| {
             Error::new(e.raw_os_error().unwrap_or(libc::EAGAIN), format!("loader thread: {e}"))
         })
     }
-}
 
-impl Background {
-    /// Creates the queue to a thread that is not started yet.
-    pub(super) fn new() -> (Self, Thread) {
-        let (jobs, waiting) = sync_channel(JOBS_MAX);
-        (Self { jobs }, Thread { waiting })
-    }
-
-    /// Queues a job for the thread, after the earlier ones. Any thread; never waits.
+    /// Queues a job, which may block, after the earlier ones. Any thread; never waits.
     ///
     /// # Errors
     /// `EBUSY` when too many jobs wait.
@@ -61,11 +44,10 @@ impl Background {
     }
 }
 
-fn run(manager: &Weak<Manager>, waiting: &Receiver<Job>) {
+fn run(waiting: &Receiver<Job>) {
     use_other_cores();
     while let Ok(job) = waiting.recv() {
-        let Some(manager) = manager.upgrade() else { return };
-        job(&manager);
+        job();
     }
 }
 

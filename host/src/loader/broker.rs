@@ -19,9 +19,12 @@ pub(super) type Revoked = Rc<dyn Fn()>;
 /// Tells a provider that its last reference is gone.
 pub(super) type Withdrawn = Box<dyn FnOnce()>;
 
+/// Loads the plugin that provides an interface, if there is one.
+pub(super) type LoadProvider = Box<dyn Fn(&str) -> Result<()>>;
+
 /// All offers and references.
-#[derive(Default)]
 pub(super) struct Broker {
+    load_provider: LoadProvider,
     inner: RefCell<Inner>,
 }
 
@@ -48,6 +51,10 @@ struct Reference {
 }
 
 impl Broker {
+    pub(super) fn new(load_provider: LoadProvider) -> Self {
+        Self { load_provider, inner: RefCell::default() }
+    }
+
     /// Offers `table` and returns the handle of the offer.
     pub(super) fn provide(&self, owner: u64, id: &str, table: *const c_void) -> Result<u64> {
         let mut inner = self.inner.borrow_mut();
@@ -77,13 +84,18 @@ impl Broker {
         inner.offers.values().any(|offer| offer.owner == owner && offer.id == id)
     }
 
-    /// Returns a table and the handle of the new reference to it; `None` when no plugin offers it.
+    /// Returns a table and the handle of the new reference to it. If no plugin offers it yet, the
+    /// broker first loads its provider, and the caller waits for its file. `None` when no plugin
+    /// provides it.
     pub(super) fn acquire(
         &self,
         owner: u64,
         id: &str,
         revoked: Option<Revoked>,
     ) -> Result<Option<(*const c_void, u64)>> {
+        if !self.is_provided(id) {
+            (self.load_provider)(id)?;
+        }
         let mut inner = self.inner.borrow_mut();
         let Some((offer, table)) = inner.find(id) else { return Ok(None) };
         if inner.references.values().filter(|r| r.owner == owner).count() >= PER_OWNER_MAX {
@@ -206,9 +218,13 @@ mod tests {
         std::ptr::dangling()
     }
 
+    fn broker() -> Broker {
+        Broker::new(Box::new(|_| Ok(())))
+    }
+
     #[test]
     fn an_id_is_offered_once_until_it_is_withdrawn() {
-        let broker = Broker::default();
+        let broker = broker();
         let offer = broker.provide(1, TARGET, table()).unwrap();
         assert_eq!(broker.provide(2, TARGET, table()).unwrap_err().errno(), libc::EEXIST);
         assert!(broker.withdraw(2, offer, Box::new(|| {})).is_err(), "it belongs to another owner");
@@ -219,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_withdrawal_tells_the_holders_and_ends_with_the_last_release() {
-        let broker = Rc::new(Broker::default());
+        let broker = Rc::new(broker());
         let (told, ended) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
         let offer = broker.provide(1, TARGET, table()).unwrap();
         let count = Rc::clone(&told);
@@ -238,7 +254,7 @@ mod tests {
 
     #[test]
     fn a_holder_may_release_from_inside_the_revocation() {
-        let broker = Rc::new(Broker::default());
+        let broker = Rc::new(broker());
         let offer = broker.provide(1, TARGET, table()).unwrap();
         let handle = Rc::new(Cell::new(0));
         let (inside, own) = (Rc::clone(&broker), Rc::clone(&handle));
@@ -252,7 +268,7 @@ mod tests {
 
     #[test]
     fn everything_of_an_owner_is_taken_back() {
-        let broker = Broker::default();
+        let broker = broker();
         broker.provide(1, TARGET, table()).unwrap();
         broker.provide(2, "bay.other/1", table()).unwrap();
         broker.acquire(1, "bay.other/1", None).unwrap().unwrap();

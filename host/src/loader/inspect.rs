@@ -7,7 +7,7 @@
 use super::error::{Error, Result};
 use super::layout;
 use super::manifest::{MANIFEST_LEN_MAX, Manifest};
-use super::trust;
+use super::trust::owner;
 use drivebay_plugin_api::note::{BAY_NOTE_LAYOUT, BAY_NOTE_MANIFEST};
 use drivebay_plugin_api::{BAY_ABI_MAJOR, BAY_ABI_MINOR, LAYOUT};
 use object::elf;
@@ -166,7 +166,7 @@ impl Seek for Watched<'_> {
 /// What the file is, if it is not a plugin or cannot be read.
 pub fn inspect_path(path: &Path) -> std::result::Result<Inspection, NotAPlugin> {
     let file =
-        trust::open(path).map_err(|e| NotAPlugin::ReadFailed(format!("cannot be opened: {e}")))?;
+        owner::open(path).map_err(|e| NotAPlugin::ReadFailed(format!("cannot be opened: {e}")))?;
     inspect_file(&file)
 }
 

@@ -4,12 +4,12 @@
 //! call. So nothing here is borrowed while a plugin runs.
 
 use super::announce::Announcements;
-use super::broker::Broker;
+use super::app_only::AppOnly;
+use super::broker::{Broker, LoadProvider};
 use super::calls::OpenCalls;
 use super::error::{Error, Result};
-use super::files::Prepared;
+use super::files::{Files, Prepared};
 use super::listing::{Listing, State, listing, of_manifest};
-use super::manager::Manager;
 use super::manifest::{Manifest, Requirement};
 use super::open::Instance;
 use super::outside::Outside;
@@ -24,10 +24,11 @@ use std::sync::{Arc, Weak};
 
 /// The state that belongs to the app thread: the plugins that were initialized.
 pub(super) struct Life {
-    manager: Weak<Manager>,
+    this: Weak<AppOnly<Self>>,
+    files: Arc<Files>,
     pub(super) outside: Outside,
-    pub(super) broker: Broker,
-    pub(super) announcements: Announcements,
+    pub(super) broker: Rc<Broker>,
+    announcements: Announcements,
     calls: Arc<OpenCalls>,
     last_number: Cell<u64>,
     /// The plugins by name, including those that have stopped.
@@ -70,19 +71,30 @@ struct Failure {
 }
 
 impl Life {
-    pub(super) fn new(manager: Weak<Manager>, outside: Outside) -> Self {
-        Self {
-            manager,
-            outside,
-            broker: Broker::default(),
-            announcements: Announcements::default(),
-            calls: Arc::default(),
-            last_number: Cell::new(0),
-            plugins: RefCell::default(),
-            failures: RefCell::default(),
-            starting: RefCell::default(),
-            releases: RefCell::default(),
-        }
+    pub(super) fn new(
+        outside: Outside,
+        files: Arc<Files>,
+        load_provider: LoadProvider,
+    ) -> Arc<AppOnly<Self>> {
+        let core = Arc::clone(&outside.core);
+        Arc::new_cyclic(|this| {
+            AppOnly::new(
+                Self {
+                    this: this.clone(),
+                    files,
+                    outside,
+                    broker: Rc::new(Broker::new(load_provider)),
+                    announcements: Announcements::default(),
+                    calls: Arc::default(),
+                    last_number: Cell::new(0),
+                    plugins: RefCell::default(),
+                    failures: RefCell::default(),
+                    starting: RefCell::default(),
+                    releases: RefCell::default(),
+                },
+                core,
+            )
+        })
     }
 
     // --- the first steps ---
@@ -106,8 +118,8 @@ impl Life {
         let Prepared { manifest, path, stamp, sha256, signer, granted, door } = prepared;
         let number = self.last_number.get() + 1;
         self.last_number.set(number);
-        let manager = self.manager.clone();
-        let grant = new_grant(number, &manifest.name, granted, &self.outside, &self.calls, manager);
+        let broker = Rc::downgrade(&self.broker);
+        let grant = new_grant(number, &manifest.name, granted, &self.outside, &self.calls, broker);
         if !door.lets_threads_move() {
             self.outside.core.pin_threads(grant.host(), &manifest.name);
         }
@@ -127,10 +139,10 @@ impl Life {
         if let Err(error) = plugin.instance.start().and_then(|()| self.check_claims(plugin)) {
             plugin.state.set(State::Retired);
             self.plugins.borrow_mut().remove(&grant.name);
-            let (manager, failed) = (self.manager.clone(), Rc::clone(plugin));
+            let (life, failed) = (self.this.clone(), Rc::clone(plugin));
             let finish = Box::new(move || {
-                let Some(manager) = manager.upgrade() else { return };
-                let Ok(life) = manager.life() else { return };
+                let Some(life) = life.upgrade() else { return };
+                let Ok(life) = life.get() else { return };
                 life.fini(failed.grant, &failed.instance, BAY_FINI_UNLOAD);
             });
             self.release(grant, finish);
@@ -161,6 +173,11 @@ impl Life {
             let message = format!("its manifest claims {claim}, which it does not provide");
             Err(Error::new(libc::EBADMSG, message))
         })
+    }
+
+    /// Tells the registry which methods become available when one of these plugins is loaded.
+    pub(super) fn announce(&self, plugins: &[Candidate]) {
+        self.announcements.update(&self.outside.rpc, plugins);
     }
 
     /// Records why a file was not loaded, or that it was loaded.
@@ -303,13 +320,13 @@ impl Life {
     /// Stops a plugin: it quiesces, then the host removes what it left behind, then `fini` runs.
     pub(super) fn end(&self, plugin: &Rc<Plugin>, reason: u32, done: Box<dyn FnOnce(Result<()>)>) {
         plugin.state.set(State::Quiescing);
-        let (manager, quiet) = (self.manager.clone(), Rc::clone(plugin));
+        let (life, quiet) = (self.this.clone(), Rc::clone(plugin));
         plugin.instance.quiesce(Box::new(move |status| {
-            let Some(manager) = manager.upgrade() else { return };
+            let Some(life) = life.upgrade() else { return };
             if let Err(error) = check_quiet(&quiet, reason, status) {
                 return done(Err(error));
             }
-            match manager.life() {
+            match life.get() {
                 Ok(life) => life.end_quiet(&quiet, reason, done),
                 Err(error) => done(Err(error)),
             }
@@ -317,15 +334,14 @@ impl Life {
     }
 
     fn end_quiet(&self, plugin: &Rc<Plugin>, reason: u32, done: Box<dyn FnOnce(Result<()>)>) {
-        let (manager, ended) = (self.manager.clone(), Rc::clone(plugin));
+        let (life, ended) = (self.this.clone(), Rc::clone(plugin));
         let finish = Box::new(move || {
-            let Some(manager) = manager.upgrade() else { return };
-            let retired = manager.life().map(|life| {
+            let Some(life) = life.upgrade() else { return };
+            let retired = life.get().map(|life| {
                 life.fini(ended.grant, &ended.instance, reason);
                 ended.state.set(State::Retired);
                 tracing::info!(plugin = ended.manifest.name, "retired; its library stays mapped");
-                let known = manager.files().known();
-                life.announcements.update(&life.outside.rpc, &known.best);
+                life.announce(&life.files.known().best);
             });
             done(retired);
         });
@@ -337,10 +353,10 @@ impl Life {
         self.broker.withdraw_all(grant.number);
         grant.end();
         self.releases.borrow_mut().insert(grant.number, next);
-        let (manager, number) = (self.manager.clone(), grant.number);
+        let (life, number) = (self.this.clone(), grant.number);
         let done = Box::new(move || {
-            let Some(manager) = manager.upgrade() else { return };
-            let Ok(life) = manager.life() else { return };
+            let Some(life) = life.upgrade() else { return };
+            let Ok(life) = life.get() else { return };
             let next = life.releases.borrow_mut().remove(&number);
             next.into_iter().for_each(|next| next());
         });

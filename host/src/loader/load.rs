@@ -7,19 +7,22 @@
 //! A load blocks, so it runs on the loader's own thread. If a plugin requests another plugin from
 //! inside a call, the load runs on the app thread.
 
+use super::app_only::AppOnly;
 use super::error::{Error, Result};
-use super::life::Present;
+use super::files::Files;
+use super::life::{Life, Present};
 use super::listing::State;
-use super::manager::Manager;
 use super::manifest::Requirement;
 use super::search::{Candidate, look_into};
 use super::stage::sha256_of;
 use drivebay_plugin_api::id;
 use semver::VersionReq;
 use std::path::Path;
+use std::sync::Arc;
 
 pub(super) struct Load<'m> {
-    manager: &'m Manager,
+    files: &'m Files,
+    life: &'m Arc<AppOnly<Life>>,
     /// The names of the plugins that are being loaded, the outermost first.
     loading: Vec<String>,
 }
@@ -27,8 +30,8 @@ pub(super) struct Load<'m> {
 impl<'m> Load<'m> {
     /// # Errors
     /// `ESHUTDOWN` when the host is stopping.
-    pub(super) fn new(manager: &'m Manager) -> Result<Self> {
-        Ok(Self { manager, loading: manager.on_app(|life| life.starting())? })
+    pub(super) fn new(files: &'m Files, life: &'m Arc<AppOnly<Life>>) -> Result<Self> {
+        Ok(Self { files, life, loading: life.run(|life| life.starting())? })
     }
 
     /// Loads a plugin by name, or from a path (a text that contains `/` or ends in `.so`).
@@ -44,7 +47,7 @@ impl<'m> Load<'m> {
                 None => self.plugin(&candidate),
             };
         }
-        let found = self.manager.files().by_name(name_or_path, &VersionReq::STAR);
+        let found = self.files.by_name(name_or_path, &VersionReq::STAR);
         match (self.present(name_or_path)?, found) {
             (Some(present), Ok(candidate)) => check_same(&candidate, &present),
             // The plugin is serving, although its file is gone or may not be loaded any more.
@@ -59,17 +62,17 @@ impl<'m> Load<'m> {
     /// Several plugins provide it, or the load failed, now or earlier with the same file.
     pub(super) fn on_demand(mut self, provision: &str) -> Result<bool> {
         let wanted = provision.to_owned();
-        if self.manager.on_app(move |life| life.is_provided(&wanted))? {
+        if self.life.run(move |life| life.is_provided(&wanted))? {
             return Ok(false);
         }
-        let Some(candidate) = self.manager.files().by_provision(provision)? else {
+        let Some(candidate) = self.files.by_provision(provision)? else {
             return Ok(false);
         };
         if self.present(&candidate.name())?.is_some() {
             return Ok(false);
         }
         let asked = candidate.clone();
-        if let Some(before) = self.manager.on_app(move |life| life.failure_of(&asked))? {
+        if let Some(before) = self.life.run(move |life| life.failure_of(&asked))? {
             return Err(before);
         }
         self.plugin(&candidate).map(|()| true)
@@ -84,7 +87,7 @@ impl<'m> Load<'m> {
         self.loading.pop();
         let result = result.map_err(|e| Error::new(e.errno(), format!("plugin {name}: {e}")));
         let (candidate, recorded) = (candidate.clone(), result.clone());
-        self.manager.on_app(move |life| life.record(candidate, state, &recorded))?;
+        self.life.run(move |life| life.record(candidate, state, &recorded))?;
         result
     }
 
@@ -93,7 +96,7 @@ impl<'m> Load<'m> {
             return Err(refusal.clone());
         }
         let manifest = candidate.inspection.allowed()?;
-        self.manager.files().check_manifest(manifest)?;
+        self.files.check_manifest(manifest)?;
         *state = State::Allowed;
         for requirement in manifest.requirements()? {
             match &requirement {
@@ -101,8 +104,8 @@ impl<'m> Load<'m> {
                 Requirement::Plugin(name, version) => self.required_plugin(name, version),
             }?;
         }
-        let prepared = self.manager.files().prepare(candidate)?;
-        self.manager.on_app(move |life| life.begin(prepared))?
+        let prepared = self.files.prepare(candidate)?;
+        self.life.run(move |life| life.begin(prepared))?
     }
 
     fn check_cycle(&self, name: &str) -> Result<()> {
@@ -116,7 +119,7 @@ impl<'m> Load<'m> {
     /// Loads a plugin that provides a required interface, unless one is already present.
     fn provision(&mut self, provision: &str) -> Result<()> {
         let wanted = provision.to_owned();
-        let is_there = self.manager.on_app(move |life| {
+        let is_there = self.life.run(move |life| {
             [id::RPC, id::BROKER, id::NOTIFY].contains(&wanted.as_str())
                 || life.outside.core.table(&wanted).is_some()
                 || life.broker.is_provided(&wanted)
@@ -125,7 +128,7 @@ impl<'m> Load<'m> {
         if is_there {
             return Ok(());
         }
-        let found = self.manager.files().by_provision(provision)?;
+        let found = self.files.by_provision(provision)?;
         let provider = found.ok_or_else(|| {
             let message = format!("it requires {provision}; no plugin on the path provides it");
             Error::new(libc::ENOENT, message)
@@ -145,13 +148,13 @@ impl<'m> Load<'m> {
             }
             return Err(requires(Error::new(libc::EINVAL, format!("version {found} is loaded"))));
         }
-        let found = self.manager.files().by_name(name, version).map_err(requires)?;
+        let found = self.files.by_name(name, version).map_err(requires)?;
         self.plugin(&found).map_err(requires)
     }
 
     fn present(&self, name: &str) -> Result<Option<Present>> {
         let name = name.to_owned();
-        self.manager.on_app(move |life| life.present(&name))
+        self.life.run(move |life| life.present(&name))
     }
 }
 

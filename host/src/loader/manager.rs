@@ -8,27 +8,25 @@
 //! | calls of plugins: `init`, `start`, quiesce, `fini` | `life`, on the app thread |
 
 use super::app_only::AppOnly;
-use super::background::{Background, Job};
-use super::broker::{Broker, Revoked};
+use super::background::Background;
 use super::error::{Error, Result};
 use super::files::{Files, Settings};
 use super::life::Life;
 use super::listing::Listing;
 use super::load::Load;
-use super::outside::{Job as AppJob, Outside};
+use super::outside::{Job, Outside};
 use drivebay_plugin_api::{BAY_FINI_SHUTDOWN, BAY_FINI_UNLOAD};
-use std::ffi::c_void;
 use std::fmt;
-use std::sync::{Arc, Weak, mpsc};
+use std::sync::{Arc, Weak};
 
 /// The plugins of this host. Any thread may use it.
 ///
 /// Methods that read files block: call them from a thread that may wait, or use `in_background`.
 pub struct Manager {
     this: Weak<Self>,
-    files: Files,
+    files: Arc<Files>,
     background: Background,
-    life: AppOnly<Life>,
+    life: Arc<AppOnly<Life>>,
 }
 
 impl Manager {
@@ -37,14 +35,17 @@ impl Manager {
     /// # Errors
     /// The staging folder cannot be created.
     pub fn new(settings: Settings, outside: Outside) -> Result<Arc<Self>> {
-        let files = Files::new(settings)?;
-        let (background, thread) = Background::new();
-        let core = Arc::clone(&outside.core);
+        let files = Arc::new(Files::new(settings)?);
+        let background = Background::start()?;
         let manager = Arc::new_cyclic(|this: &Weak<Self>| {
-            let life = AppOnly::new(Life::new(this.clone(), outside), core);
+            let manager = this.clone();
+            let load_provider = Box::new(move |interface: &str| match manager.upgrade() {
+                Some(manager) => manager.on_demand(interface).map(drop),
+                None => Err(Error::new(libc::ESHUTDOWN, "the host is stopping")),
+            });
+            let life = Life::new(outside, Arc::clone(&files), load_provider);
             Self { this: this.clone(), files, background, life }
         });
-        thread.start(manager.this.clone())?;
         manager.announce()?;
         Ok(manager)
     }
@@ -56,7 +57,7 @@ impl Manager {
     /// # Errors
     /// The reason why the plugin may not be loaded, and what is allowed.
     pub fn load(&self, name_or_path: &str) -> Result<()> {
-        let result = Load::new(self)?.by_name_or_path(name_or_path);
+        let result = Load::new(&self.files, &self.life)?.by_name_or_path(name_or_path);
         self.announce()?;
         result
     }
@@ -69,7 +70,7 @@ impl Manager {
     /// # Errors
     /// Several plugins provide it, or the load failed.
     pub fn on_demand(&self, provision: &str) -> Result<bool> {
-        let is_loaded = Load::new(self)?.on_demand(provision)?;
+        let is_loaded = Load::new(&self.files, &self.life)?.on_demand(provision)?;
         if is_loaded {
             self.announce()?;
         }
@@ -81,7 +82,7 @@ impl Manager {
     /// # Errors
     /// `ESHUTDOWN` when the host is stopping.
     pub fn is_provided(&self, provision: String) -> Result<bool> {
-        self.on_app(move |life| life.is_provided(&provision))
+        self.life.run(move |life| life.is_provided(&provision))
     }
 
     /// Lists every plugin that is on the path, is serving, has failed or has stopped. Any thread;
@@ -92,7 +93,7 @@ impl Manager {
     pub fn list(&self) -> Result<Vec<Listing>> {
         self.announce()?;
         let on_path = self.files.known().listing;
-        self.on_app(move |life| life.list(on_path))
+        self.life.run(move |life| life.list(on_path))
     }
 
     /// As [`list`](Self::list), with the files that the last scan of the path found. App thread.
@@ -100,7 +101,7 @@ impl Manager {
     /// # Errors
     /// `EPERM` outside of the app thread.
     pub fn list_known(&self) -> Result<Vec<Listing>> {
-        Ok(self.life()?.list(self.files.known().listing))
+        Ok(self.life.get()?.list(self.files.known().listing))
     }
 
     /// Scans the search path again, and tells the registry which methods are available by loading a
@@ -110,21 +111,26 @@ impl Manager {
     /// `ESHUTDOWN` when the host is stopping.
     pub fn announce(&self) -> Result<()> {
         let found = self.files.scan();
-        self.on_app(move |life| life.announcements.update(&life.outside.rpc, &found.best))
+        self.life.run(move |life| life.announce(&found.best))
     }
 
     /// Runs a job that may block on the loader's own thread. Any thread.
     ///
     /// # Errors
     /// `EBUSY` when too many jobs wait; `job` is dropped.
-    pub(super) fn in_background(&self, job: Job) -> Result<()> {
-        self.background.send(job)
+    pub(super) fn in_background(&self, job: impl FnOnce(&Self) + Send + 'static) -> Result<()> {
+        let manager = self.this.clone();
+        self.background.send(Box::new(move || {
+            if let Some(manager) = manager.upgrade() {
+                job(&manager);
+            }
+        }))
     }
 
     /// Stops a plugin that nothing uses. Calls `done` when it has quiesced and stopped, or with the reason
     /// why not. Its library stays mapped. App thread.
     pub fn unload(&self, name: &str, done: Box<dyn FnOnce(Result<()>)>) {
-        match self.life().and_then(|life| Ok((life, life.unloadable(name)?))) {
+        match self.life.get().and_then(|life| Ok((life, life.unloadable(name)?))) {
             Ok((life, plugin)) => life.end(&plugin, BAY_FINI_UNLOAD, done),
             Err(error) => done(Err(error)),
         }
@@ -136,7 +142,7 @@ impl Manager {
     /// reconnects after the restart. If it lost the disk first, its I/O would fail for good. `done`
     /// is called when no plugin is left. App thread.
     pub fn shutdown(&self, done: Box<dyn FnOnce()>) {
-        let Ok(life) = self.life() else { return done() };
+        let Ok(life) = self.life.get() else { return done() };
         let Some(next) = life.next_to_end() else { return done() };
         let manager = self.this.clone();
         let ended = Box::new(move |_: Result<()>| match manager.upgrade() {
@@ -152,65 +158,12 @@ impl Manager {
     /// # Errors
     /// `EPERM` outside of the app thread.
     pub fn log_level_changed(&self) -> Result<()> {
-        self.life()?.live().iter().for_each(|plugin| plugin.log_level_changed());
+        self.life.get()?.live().iter().for_each(|plugin| plugin.log_level_changed());
         Ok(())
     }
 
-    /// Returns another plugin's table, for plugins. If nobody provides the table yet, it loads the
-    /// provider, and the caller waits for its file. App thread.
-    pub(super) fn acquire(
-        &self,
-        owner: u64,
-        id: &str,
-        revoked: Option<Revoked>,
-    ) -> Result<Option<(*const c_void, u64)>> {
-        if !self.broker()?.is_provided(id) {
-            self.on_demand(id)?;
-        }
-        self.broker()?.acquire(owner, id, revoked)
-    }
-
-    pub(super) fn broker(&self) -> Result<&Broker> {
-        Ok(&self.life()?.broker)
-    }
-
-    pub(super) fn files(&self) -> &Files {
-        &self.files
-    }
-
-    /// The state that belongs to the app thread.
-    ///
-    /// # Errors
-    /// `EPERM` outside of the app thread.
-    pub(super) fn life(&self) -> Result<&Life> {
-        self.life.get()
-    }
-
-    /// Runs `work` on the app thread and waits for it. On the app thread it runs at once.
-    ///
-    /// # Errors
-    /// `ESHUTDOWN` when the host stops in the meantime.
-    pub(super) fn on_app<R: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Life) -> R + Send + 'static,
-    ) -> Result<R> {
-        if let Ok(life) = self.life() {
-            return Ok(work(life));
-        }
-        let (sender, result) = mpsc::channel();
-        let manager = self.this.clone();
-        self.send_to_app(Box::new(move || {
-            let Some(manager) = manager.upgrade() else { return };
-            if let Ok(life) = manager.life() {
-                // The receiver waits, so the send cannot fail.
-                let _ = sender.send(work(life));
-            }
-        }));
-        result.recv().map_err(|_| Error::new(libc::ESHUTDOWN, "the host is stopping"))
-    }
-
     /// Sends a job to the app thread. Any thread.
-    pub(super) fn send_to_app(&self, job: AppJob) {
+    pub(super) fn send_to_app(&self, job: Job) {
         self.life.core().send_to_app(job);
     }
 }

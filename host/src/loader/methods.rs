@@ -1,10 +1,9 @@
 //! The RPC methods of the loader, and the load of a plugin at the first call of its method.
 
+use super::error::{Error, Result, rpc_error_of};
 use super::manager::Manager;
 use super::report;
 use super::search::inspect_to_load;
-use super::services::rpc_error_of;
-use super::{Error, Result};
 use crate::rpc::{
     Call, GetMethods, Handler, Owner, RegisterError, Registry, Responder, async_handler,
 };
@@ -158,11 +157,11 @@ fn later(
     let take = |place: &Mutex<Option<Responder>>| {
         place.lock().unwrap_or_else(PoisonError::into_inner).take()
     };
-    let job = Box::new(move |manager: &Manager| {
+    let job = move |manager: &Manager| {
         if let Some(responder) = take(&taken) {
             answer(manager, responder);
         }
-    });
+    };
     if let Err(error) = manager.in_background(job)
         && let Some(responder) = take(&waiting)
     {

@@ -10,6 +10,9 @@
 //! - [`methods`] are its RPC methods; [`report`] prints for its command lines.
 //! - No code of a plugin runs before [`inspect`] has read its notes and [`trust`] has checked its
 //!   owner.
+//! - The files use each other in one direction only: `manager` uses `load`, which uses `life`, which
+//!   uses `open` and `services`. When a plugin acquires an interface that nobody provides yet, its
+//!   call must get back to `manager`. For this the broker has a function (`LoadProvider`).
 //! - `open`, `services`, `app_only` and `core_tables` are the modules with unsafe code.
 
 mod announce;
@@ -19,7 +22,6 @@ mod broker;
 mod calls;
 mod core_tables;
 mod error;
-mod failed;
 mod files;
 pub mod inspect;
 pub mod layout;

@@ -6,7 +6,7 @@
 use super::error::{Error, Result};
 use super::inspect::{Inspection, NotAPlugin, inspect_file};
 use super::manifest::Manifest;
-use super::trust::{self, Policy};
+use super::trust::{Policy, owner};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt::Write;
@@ -269,18 +269,18 @@ pub(super) fn file_name(path: &Path) -> String {
 /// What the file is, if it is not a plugin or cannot be read.
 pub fn look_into(path: &Path) -> Look {
     let unreadable = |e: std::io::Error| NotAPlugin::ReadFailed(format!("cannot be read: {e}"));
-    let file = trust::open(path).map_err(unreadable)?;
+    let file = owner::open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
     if !metadata.is_file() {
         return Err(NotAPlugin::Unreadable("not a regular file".to_owned()));
     }
-    trust::check_owner(path, &metadata).map_err(|e| NotAPlugin::Unreadable(e.to_string()))?;
+    owner::check_owner(path, &metadata).map_err(|e| NotAPlugin::Unreadable(e.to_string()))?;
     let inspection = inspect_file(&file)?;
     let folder = folder_of(path);
     let folder_metadata = fs::metadata(folder).map_err(unreadable)?;
     // Folders first, so that a fault of a folder is reported once and not for each of its files.
-    let refusal = trust::check_folders(path)
-        .and_then(|()| trust::check_file(path, &metadata))
+    let refusal = owner::check_folders(path)
+        .and_then(|()| owner::check_file(path, &metadata))
         .and_then(|()| inspection.allowed().map(|_| ()))
         .err();
     let stamp = Stamp::of(&metadata, &folder_metadata);

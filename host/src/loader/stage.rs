@@ -5,7 +5,7 @@
 
 use super::error::{Error, Result};
 use super::inspect::{Inspection, NotAPlugin, inspect_file};
-use super::trust;
+use super::trust::owner;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use ring::digest::{Context, SHA256};
@@ -96,10 +96,10 @@ impl Stage {
 
 /// Opens a plugin if its owner, mode and length are allowed.
 fn open_plugin(path: &Path) -> Result<File> {
-    let file = trust::open(path).map_err(|e| Error::of_file("open", path, &e))?;
+    let file = owner::open(path).map_err(|e| Error::of_file("open", path, &e))?;
     let metadata = file.metadata().map_err(|e| Error::of_file("read", path, &e))?;
-    trust::check_folders(path)?;
-    trust::check_file(path, &metadata)?;
+    owner::check_folders(path)?;
+    owner::check_file(path, &metadata)?;
     if metadata.len() > FILE_LEN_MAX {
         let (path, len) = (path.display(), metadata.len());
         let message = format!("{path}: {len} bytes; at most {FILE_LEN_MAX}");

@@ -30,11 +30,11 @@ unsafe extern "C" fn broker_provide(
     let Some(grant) = (unsafe { grant(host) }) else { return -libc::EINVAL };
     // SAFETY: the text is valid for the call.
     let interface = unsafe { required(interface, "id", NAME_MAX) };
-    let result = grant.manager().and_then(|manager| {
+    let result = grant.broker().and_then(|broker| {
         if table.is_null() {
             return Err(invalid("table is NULL"));
         }
-        let number = manager.broker()?.provide(grant.number, interface?, table)?;
+        let number = broker.provide(grant.number, interface?, table)?;
         // SAFETY: NULL, or a valid pointer of the plugin.
         unsafe { store(handle, number) };
         Ok(())
@@ -58,8 +58,7 @@ unsafe extern "C" fn broker_withdraw(
             unsafe { done(arg, 0) }
         }
     });
-    let result =
-        grant.manager().and_then(|manager| manager.broker()?.withdraw(grant.number, handle, end));
+    let result = grant.broker().and_then(|broker| broker.withdraw(grant.number, handle, end));
     grant.status("bay.broker/1 withdraw", result)
 }
 
@@ -81,8 +80,8 @@ unsafe extern "C" fn broker_acquire(
         Rc::new(move || unsafe { revoked(arg) })
     });
     let result = grant
-        .manager()
-        .and_then(|manager| manager.acquire(grant.number, interface?, on_revoked))
+        .broker()
+        .and_then(|broker| broker.acquire(grant.number, interface?, on_revoked))
         .map(|found| {
             let (table, handle) = found.unwrap_or((ptr::null(), 0));
             // SAFETY: NULL, or a valid pointer of the plugin.
@@ -103,7 +102,6 @@ unsafe extern "C" fn broker_acquire(
 unsafe extern "C" fn broker_release(host: *const bay_host, reference: u64) -> i32 {
     // SAFETY: the plugin passes its own pointer.
     let Some(grant) = (unsafe { grant(host) }) else { return -libc::EINVAL };
-    let result =
-        grant.manager().and_then(|manager| manager.broker()?.release(grant.number, reference));
+    let result = grant.broker().and_then(|broker| broker.release(grant.number, reference));
     grant.status("bay.broker/1 release", result)
 }

@@ -1,8 +1,8 @@
 //! A plugin that has panicked. The host makes no further call into its library. It answers the plugin's RPC calls itself, and deletes the
 //! plugin's disks when an operator asks. Until a disk is deleted, the core completes its I/O (`drivebay_core::bdev::failed`).
 
-use super::Error;
-use super::services::{Grant, rpc_error_of};
+use super::grant::Grant;
+use crate::loader::error::{Error, rpc_error_of};
 use crate::rpc::Call;
 use drivebay_spec_jsonrpc::RpcError;
 use serde::Deserialize;
@@ -37,12 +37,12 @@ impl Grant {
     }
 
     /// The place and the message of its first panic. Any thread.
-    pub(super) fn panic(&self) -> Option<&str> {
+    pub(in crate::loader) fn panic(&self) -> Option<&str> {
         self.panic.get().map(String::as_str)
     }
 
     /// Why a plugin that has panicked is listed as failed.
-    pub(super) fn reason_of_failure(&self) -> Option<String> {
+    pub(in crate::loader) fn reason_of_failure(&self) -> Option<String> {
         let panic = self.panic()?;
         Some(match self.outside.core.quarantined(self.host()) {
             0 => format!("it panicked: {panic}"),

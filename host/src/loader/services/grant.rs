@@ -1,9 +1,9 @@
 //! One instance's side of the host, from its `init` to its end.
 
 use crate::loader::app_only::AppOnly;
+use crate::loader::broker::Broker;
 use crate::loader::calls::OpenCalls;
 use crate::loader::error::{Error, Result};
-use crate::loader::manager::Manager;
 use crate::loader::outside::Outside;
 use crate::rpc::Owner;
 use drivebay_plugin_api::bay_host;
@@ -11,8 +11,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ptr;
+use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 
 /// One instance's side of the host. It is never freed, because a library that stays mapped may
 /// still have its address.
@@ -37,7 +38,7 @@ pub(in crate::loader) struct Grant {
 
 /// The state that only the app thread touches.
 pub(in crate::loader) struct Own {
-    manager: Weak<Manager>,
+    broker: Weak<Broker>,
     pub(in crate::loader) last_method: Cell<u64>,
     pub(in crate::loader) methods: RefCell<BTreeMap<u64, String>>,
     trouble: RefCell<Option<String>>,
@@ -52,11 +53,11 @@ impl Grant {
         permissions: Vec<String>,
         outside: &Outside,
         calls: &Arc<OpenCalls>,
-        manager: Weak<Manager>,
+        broker: Weak<Broker>,
         host: bay_host,
     ) -> &'static Self {
         let own = Own {
-            manager,
+            broker,
             last_method: Cell::new(0),
             methods: RefCell::default(),
             trouble: RefCell::default(),
@@ -104,9 +105,9 @@ impl Grant {
         drop(self.calls.take_all(self.number));
     }
 
-    pub(in crate::loader) fn manager(&self) -> Result<Arc<Manager>> {
+    pub(in crate::loader) fn broker(&self) -> Result<Rc<Broker>> {
         let gone = || Error::new(libc::ESHUTDOWN, "the host is stopping");
-        self.own.get()?.manager.upgrade().ok_or_else(gone)
+        self.own.get()?.broker.upgrade().ok_or_else(gone)
     }
 
     /// Converts a result to 0 or a negative errno. Logs a refusal and keeps it for the reason of a

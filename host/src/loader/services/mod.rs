@@ -6,15 +6,15 @@
 
 mod arguments;
 mod broker;
+mod failed;
 mod grant;
 mod notify;
 mod rpc;
 
 pub(super) use grant::Grant;
-pub(super) use rpc::rpc_error_of;
 
+use super::broker::Broker;
 use super::calls::OpenCalls;
-use super::manager::Manager;
 use super::outside::Outside;
 use super::trust::policy::permission_for;
 use arguments::{LINE_MAX, NAME_MAX, lossy};
@@ -24,7 +24,8 @@ use drivebay_plugin_api::{
 };
 use std::ffi::c_void;
 use std::ptr;
-use std::sync::{Arc, Weak};
+use std::rc::Weak;
+use std::sync::Arc;
 
 /// Creates the grant of a new instance. App thread.
 pub(super) fn new_grant(
@@ -33,7 +34,7 @@ pub(super) fn new_grant(
     permissions: Vec<String>,
     outside: &Outside,
     calls: &Arc<OpenCalls>,
-    manager: Weak<Manager>,
+    broker: Weak<Broker>,
 ) -> &'static Grant {
     let host = bay_host {
         size: u32::try_from(size_of::<bay_host>()).unwrap_or(u32::MAX),
@@ -44,7 +45,7 @@ pub(super) fn new_grant(
         log_level: outside.log_level.as_ptr(),
         log: Some(log),
     };
-    Grant::new(number, name, permissions, outside, calls, manager, host)
+    Grant::new(number, name, permissions, outside, calls, broker, host)
 }
 
 /// # Safety

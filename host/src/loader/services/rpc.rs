@@ -4,7 +4,7 @@ use super::arguments::{
     LINE_MAX, NAME_MAX, RESULT_MAX, SCHEMA_MAX, grant, invalid, lossy, required, store,
 };
 use super::grant::Grant;
-use crate::loader::error::{Error, Result};
+use crate::loader::error::{Error, Result, rpc_error_of};
 use crate::rpc::{Call, Responder};
 use drivebay_core::reactor::watch;
 use drivebay_plugin_api::{
@@ -201,11 +201,6 @@ unsafe extern "C" fn rpc_error(
 fn responder(grant: &Grant, call: u64) -> Result<Responder> {
     let unknown = || Error::new(libc::ENOENT, format!("no call {call}; each is answered once"));
     grant.calls.take(grant.number, call).ok_or_else(unknown)
-}
-
-/// Converts an error of the loader to an RPC error.
-pub(in crate::loader) fn rpc_error_of(error: &Error) -> RpcError {
-    RpcError::new(i64::from(-error.errno()), "plugin", error.message())
 }
 
 /// Makes an error of a plugin. `data` is JSON text or empty.

@@ -10,5 +10,4 @@ pub mod owner;
 pub mod policy;
 pub mod signature;
 
-pub use owner::{check_file, check_folders, check_owner, open};
 pub use policy::Policy;
