@@ -68,9 +68,9 @@ fn check(good: &str, way: &str, only: &str) -> Vec<(String, String, String)> {
         .arg(&file)
         .output()
         .unwrap();
-    let told = String::from_utf8_lossy(&output.stderr);
-    let report: Value =
-        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {told}"));
+    let reported = String::from_utf8_lossy(&output.stderr);
+    let report: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {reported}"));
     let text = |check: &Value, member: &str| check[member].as_str().unwrap_or("").to_owned();
     let checks = report["checks"].as_array().unwrap().iter();
     checks.map(|one| (text(one, "name"), text(one, "outcome"), text(one, "seen"))).collect()

@@ -51,7 +51,7 @@ class Readme(unittest.TestCase):
         self.assertEqual(len(lines) - len(kept), 1, "one line of it is for the initiator")
         return "\n".join(["set -eu", *kept, "drivebay rpc nvmf_get_subsystems", "kill $!; wait $!"])
 
-    def test_five_minutes_are_as_they_are_told(self):
+    def test_the_five_minutes_work_as_written(self):
         folder, port = tempfile.mkdtemp(prefix="drivebay-test."), free_port()
         try:
             with open(f"{folder}/output", "w+", encoding="utf-8") as output:
@@ -78,7 +78,7 @@ class MethodHelp(unittest.TestCase):
         self.assertEqual(told.returncode, 0, told.stderr)
         self.assertIn("new_size (integer, 1 to 8796093022207; required)", told.stdout)
 
-    def test_parameters_that_are_not_json_are_told_what_they_must_look_like(self):
+    def test_an_error_for_parameters_that_are_not_json_says_what_they_must_look_like(self):
         told = drivebay("rpc", "bdev_null_delete", "name=x")
         self.assertEqual(told.returncode, 2)
         self.assertIn("""allowed: all parameters as one JSON object, such as '{"name":"x"}'""", told.stderr)
@@ -89,7 +89,7 @@ class MethodHelp(unittest.TestCase):
         for method in ("bdev_get_bdevs", "bdev_malloc_create", "nvmf_create_subsystem"):
             self.assertIn(method, told.stdout)
 
-    def test_help_of_a_method_is_told_by_the_host_which_loads_its_plugin_for_it(self):
+    def test_the_host_prints_the_help_of_a_method_and_loads_its_plugin_for_it(self):
         with Host() as host:
             told = drivebay("rpc", "-r", host.socket, "bdev_null_resize", "--help")
             self.assertEqual(told.returncode, 0, told.stderr)

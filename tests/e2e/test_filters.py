@@ -70,7 +70,7 @@ class Filters(unittest.TestCase):
             self.client.call(line)
         return str(caught.exception)
 
-    def test_error_fails_keeps_and_spoils_what_it_is_told_to(self):
+    def test_error_fails_holds_and_corrupts_the_io_that_it_should(self):
         self.assertIn(self.client.call("bdev_error_create Base"), ("", True))
         [shown] = self.client.call("bdev_get_bdevs -b EE_Base")
         self.assertEqual(shown["product_name"], "Error Injection Disk")

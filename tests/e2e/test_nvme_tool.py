@@ -52,7 +52,7 @@ class Tool(unittest.TestCase):
         self.assertIn("a multiple of 512", wrong.stderr)
         self.assertEqual(nvme("identify", self.at, "--nqn", "nqn.2026-01.io.drivebay:no").returncode, 1)
 
-    def test_a_command_that_nothing_has_is_told(self):
+    def test_an_unknown_command_is_reported(self):
         done = subprocess.run([PROGRAM, "nonsense"], text=True, capture_output=True)
         self.assertEqual(done.returncode, 2)
         self.assertIn("nonsense", done.stderr)

@@ -126,7 +126,7 @@ class PluginTrust(unittest.TestCase):
         with Host(plugin_dir=shared) as host:
             self.assertIn("belongs to user 65534", host.refused("plugin_load", name=foreign).message)
 
-    def test_a_file_that_was_cut_to_nothing_is_told_once(self):
+    def test_a_file_that_was_cut_to_nothing_is_reported_once(self):
         cut = self.write("libvendor_disk.so", "")
         with Host(plugin_dir=self.folder) as host:
             for _ in range(2):
@@ -158,7 +158,7 @@ class PluginTrust(unittest.TestCase):
         self.assertEqual(run.returncode, 0, run.stderr)
         self.assertRegex(run.stdout, rf"libdrivebay_malloc +found +{hidden}\n +cannot be read: Permission denied")
 
-    def test_keys_that_are_wrong_are_told(self):
+    def test_wrong_keys_are_reported(self):
         key, keys = f"{self.folder}/key", f"{self.folder}/keys"
         plugin = shutil.copy(MALLOC, self.folder)
         self.assertEqual(self.run_program("plugin", "keygen", key)[0], 0)

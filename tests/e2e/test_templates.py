@@ -91,7 +91,7 @@ class Templates(unittest.TestCase):
                 disk.receive()
             self.assertEqual(host.refused(f"{name}_unexport", path=path).code, -2)
 
-    def test_what_cannot_be_made_is_told(self):
+    def test_what_cannot_be_created_is_reported(self):
         for args, text in (
             (("x", "--kind", "target", "--lang", "c"), "allowed in C: bdev, filter"),
             (("X", "--kind", "bdev", "--lang", "c"), "NAME: "),

@@ -219,7 +219,7 @@ class Restart(VhostTest):
 
 
 class Resize(VhostTest):
-    def test_a_vmm_is_told_of_another_size_and_its_guest_can_use_it(self):
+    def test_a_vmm_learns_a_new_size_and_its_guest_can_use_it(self):
         with self.host() as host, FrontEnd(f"{host.folder}/disk.sock", protocol=P_BACKEND_REQ) as disk:
             host.call("bdev_null_create", name="n0", num_blocks=2048, block_size=512)
             host.call("vhost_create_blk_controller", ctrlr="disk.sock", dev_name="n0")

@@ -121,7 +121,7 @@ class Commands(ScsiTest):
 
 
 class Hotplug(ScsiTest):
-    def test_targets_come_grow_and_go_under_load_and_the_driver_is_told(self):
+    def test_targets_come_grow_and_go_under_load_and_the_driver_learns_it(self):
         with self.host() as host, self.serve(host, targets=2) as scsi:
             scsi.connect()
             scsi.give_event_buffers()
@@ -164,7 +164,7 @@ class Hotplug(ScsiTest):
             place = scsi.place(slot, EVENTS)
             self.assertEqual((slot, struct.unpack("<I", scsi.memory[place:place + 4])[0]), (0, 1 << 31))
 
-    def test_a_driver_that_did_not_ask_is_told_nothing(self):
+    def test_a_driver_that_did_not_ask_gets_no_event(self):
         with self.host() as host, self.serve(host), ScsiFrontEnd(f"{host.folder}/scsi.sock", features=0) as scsi:
             scsi.connect()
             scsi.give_event_buffers()

@@ -49,7 +49,7 @@ impl std::fmt::Debug for Base {
 }
 
 /// One thread's part of the disk.
-struct Channel {
+struct BaseChannel {
     base: &'static Base,
     random: RefCell<Random>,
     held: RefCell<Vec<*mut bay_io>>,
@@ -220,7 +220,7 @@ fn pieces(io: &bay_io) -> &[bay_iov] {
     unsafe { std::slice::from_raw_parts(io.iov, io.iovcnt.into()) }
 }
 
-impl Channel {
+impl BaseChannel {
     fn submit(&self, io: *mut bay_io) {
         if self.base.is_holding.load(Ordering::Acquire) {
             self.held.borrow_mut().push(io);
@@ -305,7 +305,7 @@ fn end(io: *mut bay_io, status: i32) {
 
 unsafe extern "C" fn submit(chan: *mut c_void, io: *mut bay_io) {
     // SAFETY: `chan_create` made this channel.
-    unsafe { &*chan.cast_const().cast::<Channel>() }.submit(io);
+    unsafe { &*chan.cast_const().cast::<BaseChannel>() }.submit(io);
 }
 
 unsafe extern "C" fn chan_create(
@@ -316,7 +316,7 @@ unsafe extern "C" fn chan_create(
     // SAFETY: the disk is never freed.
     let base: &'static Base = unsafe { &*bdev.cast_const().cast::<Base>() };
     let seed = base.seed.fetch_add(1, Ordering::Relaxed);
-    let made = Box::new(Channel {
+    let made = Box::new(BaseChannel {
         base,
         random: RefCell::new(Random::new(seed)),
         held: RefCell::default(),
@@ -329,7 +329,7 @@ unsafe extern "C" fn chan_create(
 
 unsafe extern "C" fn chan_destroy(_bdev: *mut c_void, chan: *mut c_void) -> i32 {
     // SAFETY: `chan_create` made this channel, and nothing is in flight.
-    drop(unsafe { Box::from_raw(chan.cast::<Channel>()) });
+    drop(unsafe { Box::from_raw(chan.cast::<BaseChannel>()) });
     0
 }
 

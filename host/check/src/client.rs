@@ -142,14 +142,14 @@ impl Disk {
     /// The host's errno, or a timeout.
     pub fn open(name: &str, is_writable: bool) -> Result<Self, String> {
         let events = Arc::new(Events::default());
-        let (named, told) = (name.to_owned(), Arc::clone(&events));
+        let (named, context) = (name.to_owned(), Arc::clone(&events));
         let opened = Lane::app().run(move || {
             let open = core::client().open.ok_or(-libc::ENOSYS)?;
             let mut desc = 0;
             let flags = if is_writable { BAY_OPEN_WRITE } else { 0 };
             let text = bay_str::new(&named);
             // `close` takes it back; after that no event arrives.
-            let arg = Arc::into_raw(told).cast_mut().cast();
+            let arg = Arc::into_raw(context).cast_mut().cast();
             // SAFETY: the texts and the pointers are valid for the call, and the callback's
             // argument stays valid until the close.
             let status =

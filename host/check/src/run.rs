@@ -64,7 +64,7 @@ fn maker(methods: &[Arc<Method>], create: Option<&str>) -> Maker {
 
 /// A broken rule is a failure, whatever the check itself found.
 fn with_breaches(outcome: Outcome, breaches: &[breach::Breach]) -> Outcome {
-    let told: Vec<String> = breaches
+    let reported: Vec<String> = breaches
         .iter()
         .map(|breach| match breach.times {
             1 => breach.seen.clone(),
@@ -74,10 +74,10 @@ fn with_breaches(outcome: Outcome, breaches: &[breach::Breach]) -> Outcome {
     match (outcome, breaches.first()) {
         (outcome, None) => outcome,
         (Outcome::Failed { expected, seen }, Some(_)) => {
-            Outcome::Failed { expected, seen: format!("{seen}; besides: {}", told.join("; ")) }
+            Outcome::Failed { expected, seen: format!("{seen}; besides: {}", reported.join("; ")) }
         }
         (_, Some(first)) => {
-            Outcome::Failed { expected: first.rule.to_owned(), seen: told.join("; ") }
+            Outcome::Failed { expected: first.rule.to_owned(), seen: reported.join("; ") }
         }
     }
 }

@@ -322,7 +322,7 @@ fn a_lost_write_and_a_disk_that_moves_nothing_are_found() {
 }
 
 #[test]
-fn the_first_failed_io_ends_the_run_and_is_told() {
+fn the_first_failed_io_ends_the_run_and_is_reported() {
     let _guard = reactors();
     let disk = disk("failing");
     disk.fail_at.store(100, Ordering::Relaxed);

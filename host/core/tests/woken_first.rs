@@ -149,7 +149,7 @@ fn let_others_run(give_up: Instant) {
 }
 
 #[test]
-fn who_is_called_goes_first_and_everybody_is_told_once_before_they_run() {
+fn the_thread_that_was_woken_runs_first_and_each_poller_hears_of_it_once_before_it_runs() {
     let core = CpuSet::one(CpuSet::available().first());
     let reactors = reactor::start(&core, Mode::Adaptive).unwrap();
     let mut bells: Vec<_> = (0..THREADS).map(|number| wait_on_a_thread(number, &core)).collect();

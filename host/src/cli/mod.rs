@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_of_the_reference_are_taken_and_those_without_effect_are_told() {
+    fn flags_of_the_reference_are_accepted_and_those_without_effect_are_reported() {
         let serve = serve(&[
             "-m",
             "[0]",

@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_left_out_is_told_once_by_subsystem_with_counts() {
+    fn what_is_left_out_is_reported_once_by_subsystem_with_counts() {
         let call = |subsystem: &str, method: &str| {
             (subsystem.to_owned(), Entry { method: method.to_owned(), params: None })
         };

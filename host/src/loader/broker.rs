@@ -236,16 +236,16 @@ mod tests {
     #[test]
     fn a_withdrawal_tells_the_holders_and_ends_with_the_last_release() {
         let broker = Rc::new(broker());
-        let (told, ended) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
+        let (revocations, ended) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
         let offer = broker.provide(1, TARGET, table()).unwrap();
-        let count = Rc::clone(&told);
+        let count = Rc::clone(&revocations);
         let on_revoked: Revoked = Rc::new(move || count.set(count.get() + 1));
         let (_, reference) = broker.acquire(2, TARGET, Some(on_revoked)).unwrap().unwrap();
         assert_eq!((broker.references_to(1), broker.references_to(2)), (1, 0));
 
         let end = Rc::clone(&ended);
         broker.withdraw(1, offer, Box::new(move || end.set(true))).unwrap();
-        assert_eq!((told.get(), ended.get()), (1, false));
+        assert_eq!((revocations.get(), ended.get()), (1, false));
         assert!(broker.acquire(3, TARGET, None).unwrap().is_none());
         assert!(broker.release(3, reference).is_err(), "it belongs to another owner");
         broker.release(2, reference).unwrap();

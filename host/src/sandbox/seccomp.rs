@@ -60,8 +60,8 @@ mod tests {
     fn what_is_denied_answers_eperm_and_the_rest_goes_on() {
         // A filter applies to the thread that activates it.
         let confined = std::thread::spawn(|| {
-            let told = apply().unwrap();
-            assert!(told.starts_with("seccomp: "), "{told}");
+            let reported = apply().unwrap();
+            assert!(reported.starts_with("seccomp: "), "{reported}");
             assert_eq!(nix::sys::ptrace::traceme(), Err(nix::Error::EPERM));
             let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
             assert!(status.contains("NoNewPrivs:\t1\n"), "{status}");

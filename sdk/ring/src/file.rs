@@ -225,9 +225,9 @@ fn direct_alignment(file: &File) -> Option<(u32, u32)> {
     // SAFETY: the path is a C string and `answer` is writable.
     let result =
         unsafe { libc::statx(fd, c"".as_ptr(), flags, STATX_DIOALIGN, ptr::from_mut(&mut answer)) };
-    let told = result == 0 && answer.stx_mask & STATX_DIOALIGN != 0;
+    let reported = result == 0 && answer.stx_mask & STATX_DIOALIGN != 0;
     let (memory, offset) = (answer.stx_dio_mem_align, answer.stx_dio_offset_align);
-    (told && memory > 0 && offset > 0).then_some((memory, offset))
+    (reported && memory > 0 && offset > 0).then_some((memory, offset))
 }
 
 /// Calls an ioctl that returns a block size in an int.

@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_writer_is_locked_out_and_told_who_the_first_is() {
+    fn a_second_writer_is_locked_out_and_learns_who_the_first_is() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("disk");
         fs::write(&path, "data").unwrap();

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "reports the answers to the host")]
 
 use super::module::Bdev;
-use super::vtable::{Channel, OnBus, make_channel};
+use super::vtable::{ModuleChannel, OnBus, make_channel};
 use crate::error::{Error, Result, errno};
 use crate::host::host;
 use std::any::Any;
@@ -51,7 +51,7 @@ fn answer<T>(cell: &Cell<Answer<T>>, given: T) -> Option<T> {
     }
 }
 
-type Made<B> = Result<NonNull<Channel<B>>>;
+type Made<B> = Result<NonNull<ModuleChannel<B>>>;
 
 /// A request for a channel. The channel gets I/O once this is answered. It stays on its thread.
 /// Dropping it refuses the channel with `EIO`.

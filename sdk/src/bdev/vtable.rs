@@ -69,7 +69,7 @@ impl<B: Bdev> Ops<B> {
 
 /// One thread's channel of a bdev.
 #[repr(C)]
-pub(super) struct Channel<B: Bdev> {
+pub(super) struct ModuleChannel<B: Bdev> {
     /// Every I/O points to it. It comes first, so its address is the channel's.
     home: Home,
     on_bus: NonNull<OnBus<B>>,
@@ -90,7 +90,7 @@ pub(super) struct Channel<B: Bdev> {
     poller: Cell<Option<Poller>>,
 }
 
-impl<B: Bdev> Channel<B> {
+impl<B: Bdev> ModuleChannel<B> {
     /// Runs `body` on the state in a busy section, then the calls deferred meanwhile. Returns `otherwise` when the
     /// channel is busy already or the library is poisoned.
     ///
@@ -174,7 +174,7 @@ impl<B: Bdev> Channel<B> {
 
 /// # Safety
 /// `channel` is a live channel without references.
-unsafe fn free<B: Bdev>(channel: NonNull<Channel<B>>, closing: Closing) {
+unsafe fn free<B: Bdev>(channel: NonNull<ModuleChannel<B>>, closing: Closing) {
     // SAFETY: `make_channel` made it with `Box::leak`.
     let channel = unsafe { Box::from_raw(channel.as_ptr()) };
     drop(channel.poller.take());
@@ -183,7 +183,7 @@ unsafe fn free<B: Bdev>(channel: NonNull<Channel<B>>, closing: Closing) {
         let _ = Box::into_raw(channel);
         return;
     }
-    let Channel { on_bus, state, .. } = *channel;
+    let ModuleChannel { on_bus, state, .. } = *channel;
     // SAFETY: the bdev outlives its channels; the host waits for this one until `closing` is dropped.
     let bdev = unsafe { &on_bus.as_ref().bdev };
     guard(move || bdev.close_channel(state.into_inner(), closing));
@@ -192,7 +192,7 @@ unsafe fn free<B: Bdev>(channel: NonNull<Channel<B>>, closing: Closing) {
 unsafe extern "C" fn submit<B: Bdev>(chan: *mut c_void, io: *mut bay_io) {
     debug_assert!(!chan.is_null() && !io.is_null());
     // SAFETY: the host passes the channel that `chan_create` made, and a request.
-    let this = unsafe { NonNull::new_unchecked(chan.cast::<Channel<B>>()) };
+    let this = unsafe { NonNull::new_unchecked(chan.cast::<ModuleChannel<B>>()) };
     // SAFETY: as above.
     let io = unsafe { NonNull::new_unchecked(io) };
     // SAFETY: the channel is live.
@@ -211,7 +211,9 @@ unsafe extern "C" fn submit<B: Bdev>(chan: *mut c_void, io: *mut bay_io) {
     if const { B::JOINS } {
         // A child may complete inside this call; its parent then waits until the call has returned.
         // SAFETY: the channel is live and not busy, and this is its thread.
-        return unsafe { Channel::try_run(this, (), |bdev: &B, state| bdev.submit(state, io)) };
+        return unsafe {
+            ModuleChannel::try_run(this, (), |bdev: &B, state| bdev.submit(state, io))
+        };
     }
     #[cfg(debug_assertions)]
     let _entered = Entered::new(&channel.is_entered);
@@ -227,7 +229,7 @@ unsafe extern "C" fn submit<B: Bdev>(chan: *mut c_void, io: *mut bay_io) {
 /// `extern "C"` because it does not unwind: so `submit` ends with a jump to it and needs no stack frame.
 #[cold]
 #[inline(never)]
-extern "C" fn queue_or_fail<B: Bdev>(channel: &Channel<B>, io: NonNull<bay_io>) {
+extern "C" fn queue_or_fail<B: Bdev>(channel: &ModuleChannel<B>, io: NonNull<bay_io>) {
     if const { home::drv_ctx_len::<B>() > 0 } {
         // SAFETY: `submit` has just received it.
         unsafe { home::begin(io) };
@@ -247,7 +249,7 @@ extern "C" fn queue_or_fail<B: Bdev>(channel: &Channel<B>, io: NonNull<bay_io>) 
 /// `home` belongs to a live channel of a `B`, and this is its thread. The I/O was submitted to that channel and has
 /// no children in flight.
 unsafe fn join<B: Bdev>(home: NonNull<Home>, io: BdevIo, result: IoResult) {
-    let this = home.cast::<Channel<B>>();
+    let this = home.cast::<ModuleChannel<B>>();
     // SAFETY: the caller's promise.
     let channel = unsafe { this.as_ref() };
     if is_poisoned() {
@@ -257,7 +259,9 @@ unsafe fn join<B: Bdev>(home: NonNull<Home>, io: BdevIo, result: IoResult) {
         channel.joined.borrow_mut().push_back((io, result));
     } else {
         // SAFETY: the caller's promise; neither the channel nor the `submit` of a type with `joined` is busy.
-        unsafe { Channel::try_run(this, (), |bdev: &B, state| bdev.joined(state, io, result)) };
+        unsafe {
+            ModuleChannel::try_run(this, (), |bdev: &B, state| bdev.joined(state, io, result))
+        };
     }
 }
 
@@ -281,7 +285,7 @@ impl Drop for Entered<'_> {
 }
 
 unsafe extern "C" fn flush<B: Bdev>(chan: *mut c_void) {
-    let Some(this) = NonNull::new(chan.cast::<Channel<B>>()) else { return };
+    let Some(this) = NonNull::new(chan.cast::<ModuleChannel<B>>()) else { return };
     // SAFETY: the host passes the channel that `chan_create` made.
     let channel = unsafe { this.as_ref() };
     if channel.is_busy.get() {
@@ -289,7 +293,7 @@ unsafe extern "C" fn flush<B: Bdev>(chan: *mut c_void) {
         channel.flush_wanted.set(true);
     } else {
         // SAFETY: the channel is live, and this is its thread.
-        unsafe { Channel::try_run(this, (), |bdev: &B, state| bdev.flush(state)) };
+        unsafe { ModuleChannel::try_run(this, (), |bdev: &B, state| bdev.flush(state)) };
     }
 }
 
@@ -327,12 +331,12 @@ pub(super) unsafe fn make_channel<B: Bdev>(
     on_bus: NonNull<OnBus<B>>,
     host_chan: u64,
     mut state: B::Channel,
-) -> Result<NonNull<Channel<B>>> {
+) -> Result<NonNull<ModuleChannel<B>>> {
     // SAFETY: the caller's promise.
     let bdev = unsafe { &on_bus.as_ref().bdev };
     bdev.opened(&mut state, ChannelHandle::new(host_chan));
     let wake_fd = bdev.wake_fd(&state);
-    let channel = Box::new(Channel {
+    let channel = Box::new(ModuleChannel {
         home: Home::of::<B>(join::<B>),
         on_bus,
         is_busy: Cell::new(false),
@@ -367,7 +371,7 @@ pub(super) unsafe fn make_channel<B: Bdev>(
 }
 
 unsafe extern "C" fn chan_destroy<B: Bdev>(_bdev: *mut c_void, chan: *mut c_void) -> i32 {
-    let Some(this) = NonNull::new(chan.cast::<Channel<B>>()) else { return 0 };
+    let Some(this) = NonNull::new(chan.cast::<ModuleChannel<B>>()) else { return 0 };
     // SAFETY: the host passes the channel that `chan_create` made.
     let channel = unsafe { this.as_ref() };
     if channel.is_busy.get() {
@@ -443,23 +447,23 @@ unsafe extern "C" fn space<B: Bdev>(bdev: *mut c_void, total: *mut u64, free: *m
 }
 
 /// The poller of a channel. The channel drops it before itself.
-struct ChannelPoll<B: Bdev>(NonNull<Channel<B>>);
+struct ChannelPoll<B: Bdev>(NonNull<ModuleChannel<B>>);
 
 impl<B: Bdev> Poll for ChannelPoll<B> {
     const SLEEPS: bool = B::SLEEPS;
 
     fn poll(&mut self) -> bool {
         // SAFETY: the channel is live, and this is its thread.
-        unsafe { Channel::try_run(self.0, false, |bdev: &B, state| bdev.poll(state)) }
+        unsafe { ModuleChannel::try_run(self.0, false, |bdev: &B, state| bdev.poll(state)) }
     }
 
     fn prepare_sleep(&mut self) -> bool {
         // SAFETY: the channel is live, and this is its thread.
-        unsafe { Channel::try_run(self.0, true, |bdev: &B, state| bdev.prepare_sleep(state)) }
+        unsafe { ModuleChannel::try_run(self.0, true, |bdev: &B, state| bdev.prepare_sleep(state)) }
     }
 
     fn woke(&mut self) {
         // SAFETY: the channel is live, and this is its thread.
-        unsafe { Channel::try_run(self.0, (), |bdev: &B, state| bdev.woke(state)) }
+        unsafe { ModuleChannel::try_run(self.0, (), |bdev: &B, state| bdev.woke(state)) }
     }
 }

@@ -100,7 +100,7 @@ impl Bdev for Base {
 }
 
 #[test]
-fn an_operation_reads_works_waits_and_writes_while_others_are_told_that_it_runs() {
+fn an_operation_reads_works_waits_and_writes_while_others_learn_that_it_runs() {
     let host = FakeHost::new();
     let region = DmaRegion::alloc_zeroed(Geometry::new(512, 8).unwrap()).unwrap();
     register(host.app(), Base(region), "none", Value::Null).unwrap();

@@ -82,7 +82,7 @@ fn a_plugin_without_a_door_is_refused() {
 }
 
 #[test]
-fn a_library_that_is_no_plugin_is_told_apart() {
+fn a_library_that_is_no_plugin_is_recognized() {
     let folder = tempfile::tempdir().unwrap();
     let path = build("probe", folder.path(), "p.so", &[]);
     patch(&path, "bay_plugin_v1", "bay_plugout_1");

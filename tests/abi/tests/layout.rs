@@ -43,10 +43,10 @@ mod second_belt {
         let mut seen = 0;
         for member in root.get_fields().unwrap() {
             let layout: &TypeLayout = member.layout();
-            let told = &present.structs[layout.name()];
+            let reported = &present.structs[layout.name()];
             assert_eq!(
                 (layout.size(), layout.alignment()),
-                (told.size, told.align),
+                (reported.size, reported.align),
                 "{}",
                 layout.name()
             );
@@ -54,7 +54,7 @@ mod second_belt {
             let theirs: Vec<(&str, usize)> =
                 fields.iter().map(|field| (field.name(), field.layout().size())).collect();
             let ours: Vec<(&str, usize)> =
-                told.fields.iter().map(|field| (field.name.as_str(), field.size)).collect();
+                reported.fields.iter().map(|field| (field.name.as_str(), field.size)).collect();
             assert_eq!(theirs, ours, "{}", layout.name());
             seen += 1;
         }

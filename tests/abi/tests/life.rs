@@ -343,7 +343,7 @@ fn a_replaced_file_is_not_taken_for_the_plugin_that_serves_until_that_one_has_go
 }
 
 #[test]
-fn a_plugin_is_told_that_the_log_level_changed() {
+fn a_plugin_learns_that_the_log_level_changed() {
     let host = TestHost::new();
     host.probe("p.so", &[]);
     host.manager.load("probe").unwrap();

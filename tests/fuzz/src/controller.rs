@@ -205,8 +205,8 @@ impl Target {
         let [what, nsid] = bytes(script);
         match what % 3 {
             0 => {
-                let told = self.model.discovery_changed();
-                told.into_iter().for_each(|(ticket, _)| self.comes_back(ticket));
+                let reported = self.model.discovery_changed();
+                reported.into_iter().for_each(|(ticket, _)| self.comes_back(ticket));
             }
             1 => {
                 let Some((nqn, cntlid)) = self.chosen(script) else { return };

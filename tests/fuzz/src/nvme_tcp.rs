@@ -285,8 +285,8 @@ impl Wire {
                     self.r2ts.push_back(R2t::parse(header.first_chunk().unwrap()).unwrap())
                 }
                 PduType::C2hData => {
-                    let told = C2hData::parse(header.first_chunk().unwrap(), &frame).unwrap();
-                    assert!(told.last && told.datal <= LIMITS.io_len);
+                    let reported = C2hData::parse(header.first_chunk().unwrap(), &frame).unwrap();
+                    assert!(reported.last && reported.datal <= LIMITS.io_len);
                 }
                 PduType::C2hTermReq => assert!(more.is_empty(), "C2HTermReq must be the last PDU"),
                 PduType::CapsuleResp => assert!(self.is_agreed, "an answer before ICResp"),

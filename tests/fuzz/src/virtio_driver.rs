@@ -7,7 +7,7 @@
 use crate::look;
 use crate::script::Script;
 use drivebay_virtio::Features;
-use drivebay_virtio::driver::{Ask, Data, DriverQueue, Layout, SharedMemory};
+use drivebay_virtio::driver::{Data, DriverQueue, DriverRequest, Layout, SharedMemory};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -64,7 +64,8 @@ fn run(script: &mut Script<'_>, arena: &Arena) {
                 let header = if step & 0x80 != 0 && len == 0 { &[][..] } else { &[1; 16][..] };
                 let answer_first = step & 0x10 != 0;
                 let had_room = queue.has_room();
-                let slot = queue.submit(&Ask { header, data, answer_len: 4, answer_first });
+                let slot =
+                    queue.submit(&DriverRequest { header, data, answer_len: 4, answer_first });
                 assert_eq!(slot.is_some(), had_room);
                 if let Some(slot) = slot {
                     let was = std::mem::replace(&mut is_at_device[usize::from(slot)], true);

@@ -23,7 +23,7 @@ fn changed_namespaces(controller: &mut Controller) -> Vec<u32> {
 }
 
 /// Makes a change, and expects that the host gets the event and that the log page lists the change.
-fn assert_told(controller: &mut Controller, nsid: u32, change: impl FnOnce()) {
+fn assert_reported(controller: &mut Controller, nsid: u32, change: impl FnOnce()) {
     controller.request_event().unwrap();
     change();
     let event = controller.event(PATIENCE).unwrap();
@@ -33,26 +33,26 @@ fn assert_told(controller: &mut Controller, nsid: u32, change: impl FnOnce()) {
 }
 
 #[test]
-fn namespaces_that_come_go_and_grow_are_told_and_listed() {
+fn namespaces_that_come_go_and_grow_are_reported_and_listed() {
     let target = Target::start();
     let null = json!({"name": "n", "num_blocks": 2048, "block_size": BLOCK});
     target.call("bdev_null_create", null);
     let mut controller = target.connect();
-    assert_told(&mut controller, 3, || {
+    assert_reported(&mut controller, 3, || {
         target.add_namespace(NQN, "n");
     });
     assert_eq!(controller.namespaces().unwrap(), [1, 2, 3]);
     assert_eq!(controller.namespace(3).unwrap().num_blocks, 2048);
-    assert_told(&mut controller, 3, || {
+    assert_reported(&mut controller, 3, || {
         target.call("bdev_null_resize", json!({"name": "n", "new_size": 8}));
     });
     assert_eq!(controller.namespace(3).unwrap().num_blocks, 8 << 20 >> 9);
-    assert_told(&mut controller, 3, || {
+    assert_reported(&mut controller, 3, || {
         target.call("nvmf_subsystem_remove_ns", json!({"nqn": NQN, "nsid": 3}));
     });
     assert_eq!(controller.namespaces().unwrap(), [1, 2]);
     // When a bdev is removed, its namespace is removed, too.
-    assert_told(&mut controller, 2, || {
+    assert_reported(&mut controller, 2, || {
         target.call("bdev_malloc_delete", json!({"name": "m2"}));
     });
     assert_eq!(controller.namespaces().unwrap(), [1]);

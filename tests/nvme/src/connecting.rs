@@ -41,7 +41,7 @@ fn named(nqn: &str) -> NulText<256> {
 }
 
 #[test]
-fn each_wrong_field_of_an_admin_connect_is_told_and_the_connection_may_try_again() {
+fn each_wrong_field_of_an_admin_connect_is_reported_and_the_connection_may_try_again() {
     let target = Target::start();
     let good = connect_data(NQN, CNTLID_DYNAMIC);
     let mut unterminated = good.encode();
@@ -103,7 +103,7 @@ fn a_host_without_a_name_may_connect_where_any_host_may() {
 }
 
 #[test]
-fn each_wrong_field_of_an_io_connect_is_told() {
+fn each_wrong_field_of_an_io_connect_is_reported() {
     let target = Target::start();
     let controller = target.connect();
     let good = connect_data(NQN, controller.cntlid());
@@ -205,8 +205,8 @@ fn a_host_that_is_not_listed_is_refused_until_it_is_and_ended_when_it_is_no_more
     let refused = Controller::connect(target.options()).unwrap_err();
     let Error::Status { status, .. } = refused else { panic!("{refused}") };
     assert_eq!(status, Status::CONNECT_INVALID_HOST, "it may be listed later");
-    let told = format!("host {host} at 127.0.0.1 was refused by subsystem {NQN}: ");
-    eventually("the log says who was refused", || target.log().contains(&told).then_some(()));
+    let reported = format!("host {host} at 127.0.0.1 was refused by subsystem {NQN}: ");
+    eventually("the log says who was refused", || target.log().contains(&reported).then_some(()));
 
     target.call("nvmf_subsystem_add_host", json!({"nqn": NQN, "host": host}));
     let (mut controller, mut queue, namespace) = target.connect_io();

@@ -55,7 +55,7 @@ fn the_log_lists_every_subsystem_at_every_listener() {
 }
 
 #[test]
-fn a_listener_at_any_address_is_told_at_the_address_by_which_the_host_came() {
+fn a_listener_at_any_address_is_listed_with_the_address_that_the_host_used() {
     let (target, _) = with_discovery();
     let any = target.listen(DISCOVERY, Ipv4Addr::UNSPECIFIED.into());
     let wide = target.listen(NQN, Ipv4Addr::UNSPECIFIED.into());
@@ -114,7 +114,7 @@ fn a_long_log_is_read_in_pieces_and_its_generation_counts() {
 }
 
 #[test]
-fn a_change_of_the_log_is_told_once_until_it_is_read() {
+fn a_change_of_the_log_is_reported_once_until_it_is_read() {
     let (target, at) = with_discovery();
     let mut controller = Controller::connect(Options::new(at, DISCOVERY)).unwrap();
     let changes: [(&str, serde_json::Value); 5] = [

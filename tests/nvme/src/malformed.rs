@@ -214,7 +214,7 @@ fn suffer(target: &Target, case: &Case) {
 }
 
 #[test]
-fn each_is_told_by_its_status_and_field_and_leaves_nothing_behind() {
+fn each_is_reported_by_its_status_and_field_and_leaves_nothing_behind() {
     let target = Target::start();
     let witness = Witness::start(target.options(), 2);
     let round = || CASES.iter().for_each(|case| suffer(&target, case));
@@ -278,7 +278,7 @@ fn a_host_that_ends_the_connection_is_not_answered() {
 }
 
 #[test]
-fn a_peer_that_does_not_close_after_it_was_told_is_closed_and_nothing_it_sends_counts() {
+fn a_peer_that_does_not_close_after_an_error_is_closed_and_nothing_it_sends_counts() {
     let target = Target::start();
     let controller = target.connect();
     let mut raw = Raw::io_queue(target.address, controller.cntlid(), icreq(NO_DIGESTS));

@@ -39,7 +39,7 @@ impl Sim {
         self.open_ends.set(self.open_ends.get() + 1);
         let unregister = bus().unregister.unwrap();
         // SAFETY: the call passes a handle, and `told` ignores its argument.
-        let status = unsafe { unregister(host(), id, Some(told), ptr::null_mut()) };
+        let status = unsafe { unregister(host(), id, Some(reported), ptr::null_mut()) };
         assert_eq!(status, 0, "unregister");
     }
 

@@ -11,29 +11,29 @@ const DEPTH: usize = 32;
 
 /// Writes and verifies the first `len` bytes of namespace 1. Returns how many were verified.
 pub(crate) fn disk(address: SocketAddr, nqn: &str, len: u64) -> Result<u64, String> {
-    let told = |error: drivebay_nvme_driver::Error| format!("{nqn} at {address}: {error}");
-    let mut controller = Controller::connect(Options::new(address, nqn)).map_err(told)?;
-    controller.set_queues(1).map_err(told)?;
-    let namespace = controller.namespace(1).map_err(told)?;
-    let mut queue = controller.io_queue(1, 64).map_err(told)?;
+    let context = |error: drivebay_nvme_driver::Error| format!("{nqn} at {address}: {error}");
+    let mut controller = Controller::connect(Options::new(address, nqn)).map_err(context)?;
+    controller.set_queues(1).map_err(context)?;
+    let namespace = controller.namespace(1).map_err(context)?;
+    let mut queue = controller.io_queue(1, 64).map_err(context)?;
     let blocks = u32::try_from(IO_LEN).unwrap_or(u32::MAX) / namespace.block_size;
     let places: Vec<u64> = (0..len / IO_LEN as u64).map(|n| n * u64::from(blocks)).collect();
 
     for chunk in places.chunks(DEPTH) {
         for &slba in chunk {
-            let request = namespace.write(slba, content(slba)).map_err(told)?;
-            queue.submit(request).map_err(told)?;
+            let request = namespace.write(slba, content(slba)).map_err(context)?;
+            queue.submit(request).map_err(context)?;
         }
         while queue.outstanding() > 0 {
-            queue.reap().and_then(|completed| completed.ok()).map_err(told)?;
+            queue.reap().and_then(|completed| completed.ok()).map_err(context)?;
         }
     }
-    queue.run(namespace.flush()).and_then(|completed| completed.ok()).map_err(told)?;
+    queue.run(namespace.flush()).and_then(|completed| completed.ok()).map_err(context)?;
     for chunk in places.chunks(DEPTH) {
         read_back(&namespace, &mut queue, chunk, blocks).map_err(|why| format!("{nqn}: {why}"))?;
     }
     drop(queue);
-    controller.shutdown().map_err(told)?;
+    controller.shutdown().map_err(context)?;
     Ok(places.len() as u64 * IO_LEN as u64)
 }
 

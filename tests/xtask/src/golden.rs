@@ -58,9 +58,9 @@ fn in_c(to: &Path, source: &str) -> Result<(), String> {
 fn in_rust(to: &Path, kind: &str) -> Result<(), String> {
     let name = format!("golden_{kind}");
     let project = run::target().join("golden").join(&name);
-    let told = |error: std::io::Error| format!("{}: {error}", project.display());
+    let context = |error: std::io::Error| format!("{}: {error}", project.display());
     if project.exists() {
-        fs::remove_dir_all(&project).map_err(told)?;
+        fs::remove_dir_all(&project).map_err(context)?;
     }
     let program = run::target().join("debug/drivebay");
     run::must(
@@ -71,7 +71,7 @@ fn in_rust(to: &Path, kind: &str) -> Result<(), String> {
         .arg("--dir")
         .arg(&project),
     )?;
-    fs::copy(run::top().join("Cargo.lock"), project.join("Cargo.lock")).map_err(told)?;
+    fs::copy(run::top().join("Cargo.lock"), project.join("Cargo.lock")).map_err(context)?;
     let built = run::target().join("golden/build");
     run::must(
         run::cargo(&["build", "--quiet", "--release", "--offline"])

@@ -35,10 +35,10 @@ unsafe impl Send for Guarded {}
 unsafe impl Sync for Guarded {}
 
 /// Gets the status of a pending operation.
-type ChannelDone = fn(*const Channel, i32);
+type ChannelDone = fn(*const GuardedChannel, i32);
 
 /// One thread's part of a bdev.
-pub(crate) struct Channel {
+pub(crate) struct GuardedChannel {
     pub(crate) bdev: Arc<Guarded>,
     pub(crate) module: Cell<*mut c_void>,
     pub(crate) outstanding: Cell<u32>,
@@ -50,12 +50,12 @@ pub(crate) struct Channel {
 
 /// The host is inside one of a channel's functions until this is dropped.
 pub(crate) struct Inside<'a> {
-    channel: &'a Channel,
+    channel: &'a GuardedChannel,
     is_nested: bool,
     _entered: calls::Entered,
 }
 
-impl Channel {
+impl GuardedChannel {
     /// Records that the host enters the channel. It must not do so from inside another function of
     /// the channel, because modules rely on that.
     pub(crate) fn enter(&self, call: Call) -> Inside<'_> {
@@ -226,7 +226,7 @@ fn forget(ctx: *mut c_void) {
 
 unsafe extern "C" fn submit(chan: *mut c_void, io: *mut bay_io) {
     // SAFETY: `chan_create` made this channel, and the bus has not destroyed it.
-    let channel = unsafe { &*chan.cast_const().cast::<Channel>() };
+    let channel = unsafe { &*chan.cast_const().cast::<GuardedChannel>() };
     // SAFETY: it is the bus's request, which the guard owns until its `done`.
     let from = unsafe { &*io };
     request::submit(channel, from, Origin::Bus(io));
@@ -234,11 +234,11 @@ unsafe extern "C" fn submit(chan: *mut c_void, io: *mut bay_io) {
 
 unsafe extern "C" fn flush(chan: *mut c_void) {
     // SAFETY: the channel is alive.
-    flush_module(unsafe { &*chan.cast_const().cast::<Channel>() });
+    flush_module(unsafe { &*chan.cast_const().cast::<GuardedChannel>() });
 }
 
 /// Calls the module's `flush`: a burst has ended.
-pub(crate) fn flush_module(channel: &Channel) {
+pub(crate) fn flush_module(channel: &GuardedChannel) {
     if let Some(flush) = channel.bdev.ops.flush {
         let _inside = channel.enter(Call::Flush);
         // SAFETY: these are the module's own function and channel, on its thread.
@@ -262,10 +262,13 @@ unsafe extern "C" fn chan_create(
 }
 
 /// Makes the module create a channel: 0, 1 for pending, or a negative errno with a null pointer.
-pub(crate) fn open_channel(bdev: Arc<Guarded>, args: &bay_chan_args) -> (i32, *const Channel) {
+pub(crate) fn open_channel(
+    bdev: Arc<Guarded>,
+    args: &bay_chan_args,
+) -> (i32, *const GuardedChannel) {
     let Some(create) = bdev.ops.chan_create else { return (-libc::EINVAL, ptr::null()) };
     let ctx = bdev.record.ctx;
-    let channel = Box::into_raw(Box::new(Channel {
+    let channel = Box::into_raw(Box::new(GuardedChannel {
         bdev,
         module: Cell::new(ptr::null_mut()),
         outstanding: Cell::new(0),
@@ -321,7 +324,7 @@ unsafe extern "C" fn chan_ready(
     }
 }
 
-fn take_pending(host_chan: u64, what: &str) -> Option<*const Channel> {
+fn take_pending(host_chan: u64, what: &str) -> Option<*const GuardedChannel> {
     let found = with_all(|all| all.pending.remove(&(thread::current_id(), host_chan)));
     if found.is_none() {
         breach::record(
@@ -329,7 +332,7 @@ fn take_pending(host_chan: u64, what: &str) -> Option<*const Channel> {
             format!("{what} of a channel that is not pending on this thread"),
         );
     }
-    found.map(|channel| channel as *const Channel)
+    found.map(|channel| channel as *const GuardedChannel)
 }
 
 unsafe extern "C" fn chan_destroy(_ctx: *mut c_void, chan: *mut c_void) -> i32 {
@@ -337,7 +340,7 @@ unsafe extern "C" fn chan_destroy(_ctx: *mut c_void, chan: *mut c_void) -> i32 {
 }
 
 /// Makes the module destroy a channel: 0, or 1 for pending.
-pub(crate) fn close_channel(channel: *const Channel) -> i32 {
+pub(crate) fn close_channel(channel: *const GuardedChannel) -> i32 {
     // SAFETY: it is alive until the end of this function, or until the pending destruction
     // finishes.
     let closing = unsafe { &*channel };

@@ -8,7 +8,7 @@
 //!    └──── done ────────────┘ └──────── done ───────┘   then it is kept, filled with a pattern
 //! ```
 
-use super::bdev::Channel;
+use super::bdev::GuardedChannel;
 use crate::breach;
 use crate::calls::{self, Call};
 use drivebay_core::reactor::thread;
@@ -51,7 +51,7 @@ pub(crate) struct Request {
     state: AtomicU32,
     thread: u64,
     origin: Origin,
-    channel: *const Channel,
+    channel: *const GuardedChannel,
     /// The request as it was submitted.
     given: bay_io,
     drv_ctx: *mut u8,
@@ -88,7 +88,7 @@ pub fn check_retired() {
 
 /// Gives `from` to the module as a request of the guard. The caller must be on the channel's
 /// thread.
-pub(crate) fn submit(channel: &Channel, from: &bay_io, origin: Origin) {
+pub(crate) fn submit(channel: &GuardedChannel, from: &bay_io, origin: Origin) {
     let request = make(channel.bdev.drv_ctx_len());
     // SAFETY: it was just taken out of the queue or made, so this is the only reference.
     let fresh = unsafe { &mut *request };

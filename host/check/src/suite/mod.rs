@@ -94,7 +94,7 @@ pub const CHECKS: &[Check] = checks! {
     DISKS "reset::ends_and_loses_nothing" life::reset;
     DISKS "remove::ends_io_in_flight" life::remove;
     FILTERS "remove::of_the_base_ends_io_in_flight" life::remove_base;
-    FILTERS "faults::errors_of_the_base_are_told" faults::errors;
+    FILTERS "faults::errors_of_the_base_are_reported" faults::errors;
     FILTERS "faults::late_and_refused_io_ends" faults::late;
     DISKS "sleep::an_idle_host_sleeps" sleep::idle;
     DISKS "sleep::no_wake_up_is_lost" sleep::wakes;

@@ -495,8 +495,8 @@ mod tests {
 
     #[test]
     fn a_region_stays_until_every_watcher_has_released_it() {
-        let (told, removing) = mpsc::channel();
-        let watcher = watch(2, move |change| told.send(change).unwrap()).unwrap();
+        let (sender, removing) = mpsc::channel();
+        let watcher = watch(2, move |change| sender.send(change).unwrap()).unwrap();
         let number = import(1, file().as_fd(), 0, LEN).unwrap();
         let (sent, gone) = mpsc::channel();
         remove(number, move || sent.send(()).unwrap()).unwrap();

@@ -167,7 +167,7 @@ fn who_has_a_bdev_open_hears_which_blocks_lost_their_data() {
         assert_eq!(abi::media(fixture.id, 8, 2), 0);
         fixture
     };
-    let told: Step<Fixture> = Box::new(|f| {
+    let reported: Step<Fixture> = Box::new(|f| {
         if !f.events.borrow().contains(&(BAY_EVENT_MEDIA, 1)) {
             return false;
         }
@@ -175,5 +175,5 @@ fn who_has_a_bdev_open_hears_which_blocks_lost_their_data() {
         assert_eq!(abi::media_next(f.desc), Err(-libc::ENOENT));
         true
     });
-    on_app(make, vec![told]);
+    on_app(make, vec![reported]);
 }

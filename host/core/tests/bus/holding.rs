@@ -136,7 +136,7 @@ unsafe extern "C" fn count_calls(arg: *mut c_void, status: i32) {
 
 struct Quiet {
     f: Fixture,
-    told: Box<Cell<u32>>,
+    reported: Box<Cell<u32>>,
     flying: Outcome,
     held: RefCell<Vec<Outcome>>,
 }
@@ -148,11 +148,11 @@ impl Quiet {
         f.disk.hold.set(true);
         let flying = f.range(BAY_OP_UNMAP, 0, 2);
         f.disk.hold.set(false);
-        Self { f, told: Box::default(), flying, held: RefCell::default() }
+        Self { f, reported: Box::default(), flying, held: RefCell::default() }
     }
 
     fn call(&self, call: Option<bay_bdev_quiesce_fn>, lba: u64, nblocks: u64) -> i32 {
-        let arg = (&raw const *self.told).cast_mut().cast();
+        let arg = (&raw const *self.reported).cast_mut().cast();
         // SAFETY: the bus checks the handle and the range. `count_calls` takes the count, which the
         // runner never frees (`next`).
         unsafe { call.unwrap()(abi::host(), self.f.id, lba, nblocks, Some(count_calls), arg) }
@@ -175,7 +175,7 @@ fn quiesce_of_a_range_waits_for_its_io_holds_it_back_and_lets_the_rest_pass() {
         if *rounds < 50 {
             return false;
         }
-        assert_eq!(q.told.get(), 0, "called with I/O at the module");
+        assert_eq!(q.reported.get(), 0, "called with I/O at the module");
         assert_eq!(q.f.range(BAY_OP_UNMAP, 5, 1).get(), Some((0, 0)), "outside of the range");
         let held = q.f.range(BAY_OP_UNMAP, 4, 2);
         assert!(held.get().is_none(), "quiesce did not hold it back");
@@ -184,14 +184,17 @@ fn quiesce_of_a_range_waits_for_its_io_holds_it_back_and_lets_the_rest_pass() {
         assert_eq!(q.flying.get(), Some((0, 0)));
         true
     };
-    let told = |q: &Quiet| q.told.get() == 1;
+    let reported = |q: &Quiet| q.reported.get() == 1;
     let let_go = |q: &Quiet| {
         assert!(q.held.borrow()[0].get().is_none());
         assert_eq!(q.call(bus().unquiesce, 1, 4), 0);
         true
     };
-    let goes_on = |q: &Quiet| q.told.get() == 2 && q.held.borrow()[0].get() == Some((0, 0));
-    on_app(make, vec![Box::new(while_flying), Box::new(told), Box::new(let_go), Box::new(goes_on)]);
+    let goes_on = |q: &Quiet| q.reported.get() == 2 && q.held.borrow()[0].get() == Some((0, 0));
+    on_app(
+        make,
+        vec![Box::new(while_flying), Box::new(reported), Box::new(let_go), Box::new(goes_on)],
+    );
 }
 
 #[test]
@@ -203,7 +206,7 @@ fn what_is_quiesced_whole_can_be_reset_and_removed() {
     };
     let all_held = |q: &Quiet| {
         q.f.complete_kept(0);
-        if q.told.get() == 0 {
+        if q.reported.get() == 0 {
             return false;
         }
         q.held.borrow_mut().extend([

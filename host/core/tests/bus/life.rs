@@ -108,7 +108,7 @@ fn the_module_hears_of_the_end_of_a_burst_once_a_round() {
 }
 
 #[test]
-fn a_burst_that_ends_inside_of_a_submit_is_told_after_it() {
+fn a_burst_that_ends_inside_a_submit_is_flushed_after_it() {
     unsafe extern "C" fn ended(chan: *mut c_void, _io: *mut bay_io, status: i32) {
         assert_eq!(status, 0);
         // The disk completes inside `submit` and checks where `flush` is called.
@@ -151,13 +151,13 @@ fn what_is_sent_to_a_thread_that_ends_is_called() {
         for number in 0..100 {
             // The message is called, or `send_boxed` drops the closure. Either way the sender is
             // dropped.
-            let told = Told(sender.clone(), number);
-            thread::send_boxed(id, move || drop(told));
+            let reported = DropSignal(sender.clone(), number);
+            thread::send_boxed(id, move || drop(reported));
         }
     }
     drop(sender);
-    let told = std::iter::from_fn(|| receiver.recv_timeout(Duration::from_secs(10)).ok());
-    assert_eq!(told.count(), 200 * 100);
+    let reported = std::iter::from_fn(|| receiver.recv_timeout(Duration::from_secs(10)).ok());
+    assert_eq!(reported.count(), 200 * 100);
 }
 
 /// Ends the current thread.
@@ -170,9 +170,9 @@ fn exit_here() -> i32 {
 }
 
 /// Sends its number when it is dropped.
-struct Told(mpsc::Sender<u32>, u32);
+struct DropSignal(mpsc::Sender<u32>, u32);
 
-impl Drop for Told {
+impl Drop for DropSignal {
     fn drop(&mut self) {
         let _ = self.0.send(self.1);
     }

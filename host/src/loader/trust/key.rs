@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_private_key_among_the_public_ones_is_told() {
+    fn a_private_key_among_the_public_ones_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("k.pub");
         PrivateKey::generate(&file).unwrap();

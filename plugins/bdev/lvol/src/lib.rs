@@ -3,19 +3,19 @@
 //! - [`volume`] is the data path: it looks into `map` once, and then passes the I/O on to the base. A
 //!   first write waits until the store has allocated the cluster.
 //! - `stores` holds the open stores. They live on the app thread, which is their metadata thread. `on_bus`
-//!   puts their volumes on the bus, `asks` serves the data path, and `examine` looks at new bdevs. `base`
+//!   puts their volumes on the bus, `requests` serves the data path, and `examine` looks at new bdevs. `base`
 //!   is the disk that [`drivebay_blobstore`] writes through.
 //! - [`methods`] are the calls of the control plane.
 //!
 //! `docs/lvol.md` says who owns what, and which operations exclude each other.
 #![forbid(unsafe_code)]
 
-mod asks;
 mod base;
 mod examine;
 mod map;
 pub mod methods;
 mod on_bus;
+mod requests;
 mod source;
 mod span;
 mod stores;

@@ -148,12 +148,12 @@ impl LvStore {
         if let Some(shared) = shared {
             shared.freeze();
         }
-        self.freeze_asks(id);
+        self.freeze_requests(id);
         let result = match App::here(|app| bdev.unquiesce(app)).and_then(|released| released) {
             Ok(()) => operation.await.map_err(error),
             Err(error) => Err(error),
         };
-        self.thaw_asks(id);
+        self.thaw_requests(id);
         if result.is_err() {
             self.refresh(id);
         }

@@ -3,8 +3,8 @@
 //! Clusters that are neighbors on the base share one child I/O. An unmap gives whole clusters back to the store.
 //! What the store does not take back is unmapped on the base.
 
-use crate::asks::{self, Ask};
 use crate::map::Entry;
+use crate::requests::{self, Need};
 use crate::volume::ThreadState;
 use drivebay_sdk::bdev::FanOut;
 use drivebay_sdk::prelude::*;
@@ -49,9 +49,9 @@ impl ThreadState {
             match self.entry(index) {
                 Entry::Own(cluster) => self.add_to_run(&mut walk, index, cluster, blocks),
                 Entry::Zero => {}
-                Entry::Changing => return self.hold(own, index, Ask::Settled, walk),
+                Entry::Changing => return self.hold(own, index, Need::Settled, walk),
                 Entry::Inherited(_) | Entry::External => {
-                    return self.hold(own, index, Ask::Cluster, walk);
+                    return self.hold(own, index, Need::Cluster, walk);
                 }
             }
             walk.advance(blocks.nblocks);
@@ -90,7 +90,7 @@ impl ThreadState {
             return;
         }
         let job = self.add_unmap(walk);
-        asks::ask_unmap(&self.store_uuid, self.id, whole, job, own.clone());
+        requests::unmap(&self.store_uuid, self.id, whole, job, own.clone());
     }
 
     /// Ends an unmap: the store has taken its clusters away, except those in `kept`.

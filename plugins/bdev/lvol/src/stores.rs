@@ -1,9 +1,9 @@
 //! The open stores. They live on the app thread, which is the metadata thread of all of them.
 
-use crate::asks::Asked;
 use crate::base::BaseDisk;
 use crate::examine::base_removed;
 use crate::map::Shared;
+use crate::requests::Requests;
 use drivebay_blobstore::spec::lvol;
 use drivebay_blobstore::{BlobId, Error as StoreError, Info, NewStoreOptions};
 use drivebay_blobstore::{Store, StoreInfo, Unused};
@@ -34,7 +34,7 @@ pub(crate) struct LvStore {
     /// store is missing.
     pub(crate) degraded: RefCell<BTreeMap<BlobId, String>>,
     /// The open requests of each volume's channels.
-    pub(crate) asked: RefCell<BTreeMap<BlobId, Asked>>,
+    pub(crate) requests: RefCell<BTreeMap<BlobId, Requests>>,
     /// Clusters that the store is taking away from a volume.
     pub(crate) releasing: RefCell<BTreeMap<BlobId, Vec<u32>>>,
     /// Clusters that become free after all earlier I/O to these blocks of the volume has ended.
@@ -187,7 +187,7 @@ fn add(store: Store<BaseDisk>, desc: Arc<Desc>) -> Result<Rc<LvStore>> {
         maps: RefCell::default(),
         on_bus: RefCell::default(),
         degraded: RefCell::default(),
-        asked: RefCell::default(),
+        requests: RefCell::default(),
         releasing: RefCell::default(),
         unused: RefCell::default(),
         is_recycling: Cell::new(false),

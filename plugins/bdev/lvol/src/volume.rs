@@ -2,9 +2,9 @@
 //!
 //! The bus splits I/O at clusters. So an I/O looks up one cluster and goes on to the base unchanged.
 
-use crate::asks::{self, Ask};
 use crate::map::{Entry, Map, Shared};
 use crate::on_bus;
+use crate::requests::{self, Need};
 use crate::span::Walk;
 use crate::stores::Pool;
 use drivebay_blobstore::{BlobId, Info};
@@ -246,9 +246,9 @@ impl ThreadState {
             }
             (Entry::External, Op::Read(_)) => self.read_external(own, io, range, index),
             (Entry::Changing, _) => {
-                self.wait(own, index, Ask::Settled, |waiting| waiting.ios.push(io));
+                self.wait(own, index, Need::Settled, |waiting| waiting.ios.push(io));
             }
-            _ => self.wait(own, index, Ask::Cluster, |waiting| waiting.ios.push(io)),
+            _ => self.wait(own, index, Need::Cluster, |waiting| waiting.ios.push(io)),
         }
     }
 
@@ -305,7 +305,7 @@ impl ThreadState {
         } else {
             // The read goes past the parent's end. The store copies the cluster and fills the rest with
             // zeros.
-            self.wait(own, index, Ask::Cluster, |waiting| waiting.ios.push(io));
+            self.wait(own, index, Need::Cluster, |waiting| waiting.ios.push(io));
         }
     }
 
@@ -315,7 +315,7 @@ impl ThreadState {
         self: &Rc<Self>,
         own: &Resident<Self>,
         index: u64,
-        ask: Ask,
+        need: Need,
         add: impl FnOnce(&mut Waiting),
     ) {
         // The number fits, because no volume has more than `u32::MAX` clusters.
@@ -324,12 +324,12 @@ impl ThreadState {
         let is_first = !waiting.contains_key(&index);
         add(waiting.entry(index).or_default());
         if is_first {
-            asks::ask(&self.store_uuid, self.id, index, ask, own.clone());
+            requests::wait_for(&self.store_uuid, self.id, index, need, own.clone());
         }
     }
 
-    pub(crate) fn hold(self: &Rc<Self>, own: &Resident<Self>, index: u64, ask: Ask, walk: Walk) {
-        self.wait(own, index, ask, |waiting| waiting.walks.push(walk));
+    pub(crate) fn hold(self: &Rc<Self>, own: &Resident<Self>, index: u64, need: Need, walk: Walk) {
+        self.wait(own, index, need, |waiting| waiting.walks.push(walk));
     }
 
     /// Resumes the I/O that waits for a cluster: the store has answered with `status`.

@@ -72,12 +72,12 @@ fn errno_of(status: NvmeStatus) -> i32 {
 
 /// A command that is outstanding. It owns its memory, so a caller may stop waiting at any time.
 #[derive(Debug)]
-struct Request {
+struct AdminCommand {
     data: Vec<u8>,
     answer: oneshot::Sender<Answer>,
 }
 
-impl Payload for Request {
+impl Payload for AdminCommand {
     fn put(&mut self, offset: u32, bytes: &[u8]) {
         let place =
             self.data.get_mut(offset as usize..).and_then(|rest| rest.get_mut(..bytes.len()));
@@ -91,14 +91,14 @@ impl Payload for Request {
     }
 }
 
-impl Request {
+impl AdminCommand {
     fn slice(&self, offset: u32, len: u32) -> &[u8] {
         let rest = self.data.get(offset as usize..).unwrap_or_default();
         rest.get(..len as usize).unwrap_or_default()
     }
 }
 
-impl Wire for Request {
+impl Wire for AdminCommand {
     fn out<'a>(&'a self, offset: u32, len: u32, pieces: &mut OutList<'a>) {
         pieces.push(OutPiece::new(self.slice(offset, len)));
     }
@@ -126,7 +126,7 @@ struct Served {
 /// The transport of the queue.
 #[derive(Debug)]
 enum Link {
-    Socket { sockets: Sockets<Qpair<Request>>, key: usize },
+    Socket { sockets: Sockets<Qpair<AdminCommand>>, key: usize },
     Ring(AdminRing),
 }
 
@@ -218,7 +218,7 @@ impl Admin {
             Data::Out(data) => (Transfer::Out(u32::try_from(data.len()).unwrap_or(0)), data),
         };
         let Some((_, qpair)) = sockets.get_mut(key) else { return Err(self.why(what)) };
-        if qpair.submit(&command, transfer, Request { data, answer: sender }).is_err() {
+        if qpair.submit(&command, transfer, AdminCommand { data, answer: sender }).is_err() {
             return Err(Error::new(errno::EAGAIN, format!("{what}: the admin queue is full")));
         }
         sockets.activate(key);

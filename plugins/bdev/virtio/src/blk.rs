@@ -6,7 +6,7 @@ use drivebay_spec_vhost::blk::{
 };
 use drivebay_spec_vhost::message::F_PROTOCOL_FEATURES;
 use drivebay_spec_vhost::ring;
-use drivebay_virtio::driver::{Ask, Data, DriverQueue};
+use drivebay_virtio::driver::{Data, DriverQueue, DriverRequest};
 
 use crate::agreement::{Agreement, DATA_MAX, Wanted, changed};
 use crate::connection::Offer;
@@ -209,7 +209,7 @@ impl Dialect {
             _ => return None,
         };
         let header: [u8; HEADER_LEN] = Header { kind, sector }.to_bytes();
-        queue.submit(&Ask { header: &header, data, answer_len: 1, answer_first: false })
+        queue.submit(&DriverRequest { header: &header, data, answer_len: 1, answer_first: false })
     }
 
     fn segment(&self, range: Range) -> Option<[u8; SEGMENT_LEN]> {

@@ -84,7 +84,7 @@ impl Netlink {
                 let message = "the kernel has no nbd: load its module (modprobe nbd)";
                 Error::new(errno::ENODEV, message)
             }
-            _ => told("looking up nbd", &error),
+            _ => failed("looking up nbd", &error),
         })?;
         let id = answer.as_deref().and_then(|attributes| find(attributes, FAMILY_ID));
         let id = id.and_then(|id| id.first_chunk().copied()).map(u16::from_ne_bytes);
@@ -112,7 +112,7 @@ impl Netlink {
         let attached = self.call(CONNECT, &all);
         attached
             .map(drop)
-            .map_err(|error| told(&format!("attaching /dev/nbd{}", attach.index), &error))
+            .map_err(|error| failed(&format!("attaching /dev/nbd{}", attach.index), &error))
     }
 
     /// Detaches a device. The kernel finishes earlier requests first.
@@ -123,7 +123,7 @@ impl Netlink {
         let mut attributes = Attributes::default();
         attributes.put(INDEX, &index.to_ne_bytes());
         let detached = self.call(DISCONNECT, &attributes);
-        detached.map(drop).map_err(|error| told(&format!("detaching /dev/nbd{index}"), &error))
+        detached.map(drop).map_err(|error| failed(&format!("detaching /dev/nbd{index}"), &error))
     }
 
     /// Changes the size of an attached device, in bytes.
@@ -135,7 +135,7 @@ impl Netlink {
         attributes.put(INDEX, &index.to_ne_bytes());
         attributes.put(SIZE_BYTES, &size.to_ne_bytes());
         let resized = self.call(RECONFIGURE, &attributes);
-        resized.map(drop).map_err(|error| told(&format!("resizing /dev/nbd{index}"), &error))
+        resized.map(drop).map_err(|error| failed(&format!("resizing /dev/nbd{index}"), &error))
     }
 
     /// Sends a command and waits for its acknowledgement. Returns the attributes of the answer, if one came first.
@@ -164,7 +164,7 @@ impl Netlink {
     }
 }
 
-fn told(what: &str, error: &io::Error) -> Error {
+fn failed(what: &str, error: &io::Error) -> Error {
     if error.kind() == io::ErrorKind::WouldBlock {
         let why = format!("{what}: the kernel did not answer in {} s", LIMIT.as_secs());
         return Error::new(errno::ETIMEDOUT, why);

@@ -125,8 +125,8 @@ fn get_disks(_app: &App, params: GetDisks) -> Result<Vec<Value>> {
     {
         return Err(Error::no_such_device());
     }
-    let told = disks.iter().filter(|(index, _)| wanted.is_none_or(|wanted| wanted == **index));
-    Ok(told
+    let listed = disks.iter().filter(|(index, _)| wanted.is_none_or(|wanted| wanted == **index));
+    Ok(listed
         .map(|(index, disk)| json!({"nbd_device": disk::device(*index), "bdev_name": disk.bdev()}))
         .collect())
 }
@@ -154,8 +154,9 @@ fn get_servers(_app: &App, params: GetServers) -> Result<Vec<Value>> {
     {
         return Err(no_server(name));
     }
-    let told = servers.iter().filter(|(name, _)| params.name.as_ref().is_none_or(|of| of == *name));
-    Ok(told
+    let listed =
+        servers.iter().filter(|(name, _)| params.name.as_ref().is_none_or(|of| of == *name));
+    Ok(listed
         .map(|(name, server)| {
             let mut view = address_view(name, server.address());
             let exports: Vec<_> = server.catalog().list().iter().map(export_view).collect();

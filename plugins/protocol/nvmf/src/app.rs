@@ -1,6 +1,6 @@
 //! The app thread's side: the configuration, the controllers, and the execution of admin commands.
 //!
-//! Poll groups send commands that they cannot answer themselves (`App::connect`, `App::admin`, `App::reservation`), and report changes of
+//! Poll groups send commands that they cannot answer themselves (`AppState::connect`, `AppState::admin`, `AppState::reservation`), and report changes of
 //! their queues. RPCs run [`crate::ops`]. Only the app thread uses this state.
 
 mod admission;
@@ -30,14 +30,14 @@ use admission::Waiting;
 use hosts::Hosts;
 use rounds::Rounds;
 
-static APP: OnApp<App> = OnApp::new();
+static APP: OnApp<AppState> = OnApp::new();
 
 /// Time between two checks of keep alive timeouts and of waiting Connects, in microseconds.
 const TIME_PERIOD_US: u64 = 1_000_000;
 
 /// The app thread's state.
 #[derive(Debug)]
-pub struct App {
+pub struct AppState {
     /// The configuration, and the controllers.
     pub model: RefCell<Model>,
     /// Transports by type.
@@ -109,16 +109,16 @@ pub struct ConnectedQueue {
 }
 
 /// The app's state, on the app thread.
-pub fn app() -> Option<Rc<App>> {
+pub fn app() -> Option<Rc<AppState>> {
     APP.get()
 }
 
 /// The handle with which other threads send messages to the app's state.
-pub fn app_handle() -> Option<Resident<App>> {
+pub fn app_handle() -> Option<Resident<AppState>> {
     APP.handle()
 }
 
-impl App {
+impl AppState {
     /// Creates the app's state. [`serve_with`](Self::serve_with) sets `server` later.
     ///
     /// # Errors
@@ -312,13 +312,13 @@ impl App {
     pub fn ana_changed(&self, nqn: &str, portid: Option<u16>) {
         let mut model = self.model.borrow_mut();
         let Some(subsystem) = model.subsystems.get_mut(nqn) else { return };
-        let mut told: Vec<u16> = subsystem.controllers.keys().copied().collect();
-        told.retain(|cntlid| {
+        let mut reported: Vec<u16> = subsystem.controllers.keys().copied().collect();
+        reported.retain(|cntlid| {
             let port =
                 subsystem.controllers.get(cntlid).and_then(|c| subsystem.ana_port(&c.listener));
             port.is_some() && (portid.is_none() || port == portid)
         });
-        let events: Vec<_> = told
+        let events: Vec<_> = reported
             .iter()
             .filter_map(|cntlid| subsystem.controllers.get_mut(cntlid)?.ana_changed())
             .collect();

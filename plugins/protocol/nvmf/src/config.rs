@@ -1,6 +1,6 @@
 //! `save_config`: the calls that create the target again, in an order that can be replayed.
 
-use crate::app::{App, app};
+use crate::app::{AppState, app};
 use crate::model::{Model, Subsystem, hex, uuid_text};
 use crate::rpc::{address_view, ana_word, transport_options};
 use drivebay_sdk::notify::Config;
@@ -15,7 +15,7 @@ pub(crate) fn write(config: &mut Config<'_>) {
     }
 }
 
-fn calls(app: &App) -> Vec<(&'static str, Value)> {
+fn calls(app: &AppState) -> Vec<(&'static str, Value)> {
     let config = app.config.borrow();
     let mut calls: Vec<_> = config.iter().map(|c| ("nvmf_set_config", json!(c))).collect();
     let model = app.model.borrow();

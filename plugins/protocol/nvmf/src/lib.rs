@@ -17,7 +17,7 @@ pub mod tasks;
 #[cfg(test)]
 mod tests;
 
-use app::App;
+use app::AppState;
 use drivebay_sdk::nvmf::protocol;
 use drivebay_sdk::{Result, Stopping, notify, plugin};
 use std::rc::Rc;
@@ -67,7 +67,7 @@ plugin! {
 }
 
 fn start(here: &drivebay_sdk::App) -> Result<()> {
-    let app = App::start()?;
+    let app = AppState::start()?;
     rpc::register(here)?;
     notify::subsystem(here, "nvmf", config::write)?;
     // Last: a fabric may register from inside.

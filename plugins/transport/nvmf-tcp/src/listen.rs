@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_in_use_and_an_address_of_nobody_are_told() {
+    fn a_port_in_use_and_an_address_of_no_interface_are_reported() {
         let first = Listener::bind("127.0.0.1:0".parse().unwrap(), 8, 0).unwrap();
         let port = first.socket.local_addr().unwrap().port();
         let again = Listener::bind(SocketAddr::from(([127, 0, 0, 1], port)), 8, 0).unwrap_err();

@@ -246,7 +246,7 @@ fn a_controller_that_lies_ends_the_queue() {
 }
 
 #[test]
-fn a_completion_of_a_command_that_the_controller_was_not_told_about_ends_the_queue() {
+fn a_completion_of_a_command_before_its_doorbell_ends_the_queue() {
     let (mut ring, controller, mut model) = pair(8);
     let (command, request) = read(0);
     let first = ring.submit(&command, request).unwrap();

@@ -214,7 +214,7 @@ fn data_with_a_wrong_digest_is_an_error_of_its_command_only() {
 }
 
 #[test]
-fn a_header_with_a_wrong_digest_ends_the_connection_and_the_target_is_told() {
+fn a_header_with_a_wrong_digest_ends_the_connection_and_the_target_learns_why() {
     let mut qpair = qpair(BOTH);
     let cid = read(&mut qpair, 1, 512);
     send(&mut qpair, usize::MAX);

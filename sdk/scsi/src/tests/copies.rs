@@ -55,7 +55,7 @@ fn key(outcome: &Outcome) -> (Key, u16) {
 }
 
 #[test]
-fn blocks_are_copied_in_pieces_to_another_unit_and_the_status_is_told_once() {
+fn blocks_are_copied_in_pieces_to_another_unit_and_the_status_is_reported_once() {
     let mut bench = Bench::new();
     let data: Vec<u8> = (0..700 * BLOCK).map(|at| (at / BLOCK * 3 + at) as u8).collect();
     bench.memory[0][..700 * BLOCK].copy_from_slice(&data);

@@ -6,7 +6,7 @@ use drivebay_spec_scsi::sense::asc as code;
 const TUR: [u8; 6] = [0; 6];
 
 #[test]
-fn a_lun_without_a_unit_is_told_and_the_list_is_asked_anywhere() {
+fn a_lun_without_a_unit_is_reported_and_any_lun_lists_the_units() {
     let mut bench = Bench::new();
     let (nexus, offered) = (bench.nexuses[0], Offered { out_len: 0, in_len: 4096 });
     let inquiry = [0x12, 0, 0, 0, 96, 0];
@@ -20,7 +20,7 @@ fn a_lun_without_a_unit_is_told_and_the_list_is_asked_anywhere() {
 }
 
 #[test]
-fn changes_of_units_are_unit_attentions_told_once() {
+fn changes_of_units_are_unit_attentions_that_are_reported_once() {
     let mut bench = Bench::new();
     assert_eq!(bench.send(&TUR, &[]), Outcome::good());
     bench.device.resize_unit(0, 2048);

@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_the_three_types_are_told_from_others() {
+    fn names_of_the_three_types_are_told_apart_from_others() {
         for name in [
             "iqn.2016-06.io.spdk:disk1",
             "iqn.2001-04.com.example",

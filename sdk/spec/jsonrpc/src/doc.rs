@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn members_of_objects_and_words_of_enumerations_are_told() {
+    fn members_of_objects_and_words_of_enumerations_are_printed() {
         let method = Method::new::<Nested>("m", Role::Read, "");
         let help = help_text(&method);
         assert!(help.contains("  hosts[].family (one of \"IPv4\", \"IPv6\"; required)"), "{help}");

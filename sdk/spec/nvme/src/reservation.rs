@@ -343,8 +343,8 @@ mod tests {
 
     #[test]
     fn a_notification_page_names_the_namespace() {
-        let told = Some((Notification::ReservationReleased, 3));
-        let page = notification_page(4, told, 2);
+        let reported = Some((Notification::ReservationReleased, 3));
+        let page = notification_page(4, reported, 2);
         assert_eq!((page[0], page[8], page[9], page[12]), (4, 2, 2, 3));
         assert_eq!(notification_page(4, None, 0), [0; 64]);
         assert_eq!(Notification::ReservationPreempted.mask_bit(), 8);

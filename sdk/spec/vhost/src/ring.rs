@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_driver_is_told_when_its_event_is_passed_and_only_then() {
+    fn a_driver_is_notified_when_its_event_is_passed_and_only_then() {
         assert!(passes(5, 6, 5));
         assert!(!passes(6, 6, 5));
         assert!(!passes(4, 6, 5));

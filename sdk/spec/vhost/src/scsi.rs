@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn functions_are_told_from_what_is_not_known() {
+    fn known_functions_are_told_apart_from_unknown_ones() {
         let mut bytes = [0; CONTROL_LEN];
         bytes[4] = 5;
         bytes[8] = 1;

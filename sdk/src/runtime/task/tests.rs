@@ -219,7 +219,7 @@ fn an_operation_that_gives_up_waiting_does_not_hold_up_the_next() {
 }
 
 #[test]
-fn what_waits_for_a_change_looks_again_when_told() {
+fn what_waits_for_a_change_checks_again_when_notified() {
     let (host, changed, value) = (FakeHost::new(), Rc::new(Notify::new()), Rc::new(Cell::new(0)));
     let (of_task, seen) = (Rc::clone(&changed), Rc::clone(&value));
     let task = spawn("waits", async move { of_task.until(|| seen.get() == 2).await }).unwrap();

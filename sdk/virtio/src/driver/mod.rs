@@ -131,7 +131,7 @@ pub enum Data<'a> {
 
 /// A request for the device.
 #[derive(Clone, Copy, Debug)]
-pub struct Ask<'a> {
+pub struct DriverRequest<'a> {
     /// The header, at most [`HEADER_MAX`] bytes; empty for a request that is only an answer, such as a buffer for events.
     pub header: &'a [u8],
     /// The data, at most [`Layout::data_len`] bytes.
@@ -238,7 +238,7 @@ impl DriverQueue {
     /// # Panics
     /// When the request is longer than a slot.
     #[inline]
-    pub fn submit(&mut self, ask: &Ask<'_>) -> Option<u16> {
+    pub fn submit(&mut self, ask: &DriverRequest<'_>) -> Option<u16> {
         assert!(ask.header.len() <= HEADER_MAX && ask.answer_len as usize <= ANSWER_MAX);
         let slot = self.free.pop()?;
         let (cell, data) = (self.cell(slot), self.data(slot));

@@ -35,8 +35,8 @@ fn pair(size: u16, packed: bool, event_idx: bool) -> Pair {
     Pair { driver, device, chain: Chain::new(), memory }
 }
 
-fn ask<'a>(header: &'a [u8], data: Data<'a>) -> Ask<'a> {
-    Ask { header, data, answer_len: 1, answer_first: false }
+fn ask<'a>(header: &'a [u8], data: Data<'a>) -> DriverRequest<'a> {
+    DriverRequest { header, data, answer_len: 1, answer_first: false }
 }
 
 const KINDS: [(bool, bool); 4] = [(false, false), (false, true), (true, false), (true, true)];

@@ -43,7 +43,7 @@ pub(crate) fn run(scene: &Scene) -> Result<(), String> {
 
 /// Hosts that ask for events learn of both changes.
 fn remove_and_add(scene: &Scene, controller: &mut Controller) -> Result<(), String> {
-    let mut told = |change: &dyn Fn()| {
+    let mut reported = |change: &dyn Fn()| {
         controller.request_event()?;
         change();
         let event = controller.event(PATIENCE)?;

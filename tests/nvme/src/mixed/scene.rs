@@ -180,8 +180,8 @@ impl Scene {
     fn take_part(&self, what: &str, run: Part<'_>) {
         // A panic counts as an error.
         let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
-        let told = ended.unwrap_or_else(|_| Err("it panicked".to_owned()));
-        if let Err(why) = told {
+        let reported = ended.unwrap_or_else(|_| Err("it panicked".to_owned()));
+        if let Err(why) = reported {
             self.noticed.lock().unwrap().get_or_insert(format!("{what}: {why}"));
             self.is_over.store(true, Ordering::Relaxed);
         }

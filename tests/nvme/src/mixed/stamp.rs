@@ -112,7 +112,8 @@ impl Found {
 #[test]
 fn wrong_stale_and_torn_blocks_are_noticed_and_named() {
     let good = block(1, 7, 3);
-    let told = |bytes: &[u8]| Held::One(3).check(1, 7, bytes).map_err(|wrong| wrong.to_string());
+    let reported =
+        |bytes: &[u8]| Held::One(3).check(1, 7, bytes).map_err(|wrong| wrong.to_string());
     assert!(told(&good).is_ok());
     assert!(Held::OrZeroes(3).check(1, 7, &[0; BLOCK]).is_ok());
     assert!(told(&block(1, 7, 2)).unwrap_err().contains("generation: 2"));

@@ -18,7 +18,7 @@ pub(crate) struct Links {
 
 impl Links {
     pub(crate) fn open(plan: &Plan) -> Result<Self, String> {
-        let told = |error: Error| format!("{} at {}: {error}", plan.nqn, plan.address);
+        let context = |error: Error| format!("{} at {}: {error}", plan.nqn, plan.address);
         let mut controllers = Vec::new();
         let mut queues = Vec::new();
         let mut namespace = None;
@@ -26,19 +26,19 @@ impl Links {
         while queues.len() < plan.all_connections() {
             let wanted = (plan.all_connections() - queues.len()).min(QUEUES_MAX);
             let options = Options::new(plan.address, &plan.nqn);
-            let mut controller = Controller::connect(options).map_err(told)?;
+            let mut controller = Controller::connect(options).map_err(context)?;
             let wanted = u16::try_from(wanted).unwrap_or(u16::MAX);
-            let granted = controller.set_queues(wanted).map_err(told)?.min(wanted);
+            let granted = controller.set_queues(wanted).map_err(context)?.min(wanted);
             if granted == 0 {
                 return Err(format!("{}: the target grants no I/O queue", plan.nqn));
             }
             // One entry of a queue always stays empty.
             depth = depth.min(controller.cap().mqes);
             for qid in 1..=granted {
-                queues.push(controller.io_queue(qid, depth + 1).map_err(told)?);
+                queues.push(controller.io_queue(qid, depth + 1).map_err(context)?);
             }
             if namespace.is_none() {
-                namespace = Some(controller.namespace(plan.nsid).map_err(told)?);
+                namespace = Some(controller.namespace(plan.nsid).map_err(context)?);
             }
             controllers.push(controller);
         }

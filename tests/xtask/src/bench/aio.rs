@@ -35,10 +35,10 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
             table::row([
                 pattern.to_owned(),
                 depth.to_string(),
-                ours.told(),
-                fios.told(),
+                ours.text(),
+                fios.text(),
                 ratio(&ours, &fios),
-                theirs.told(),
+                theirs.text(),
                 ratio(&ours, &theirs),
             ]);
         }

@@ -16,10 +16,10 @@ impl Awake {
         let file = PathBuf::from(format!(
             "/sys/devices/system/cpu/cpu{core}/power/pm_qos_resume_latency_us"
         ));
-        let told = |error| format!("{}: {error}", file.display());
-        let before = fs::read_to_string(&file).map_err(told)?;
+        let context = |error| format!("{}: {error}", file.display());
+        let before = fs::read_to_string(&file).map_err(context)?;
         // `n/a` allows no latency. `0` would allow any.
-        fs::write(&file, "n/a").map_err(told)?;
+        fs::write(&file, "n/a").map_err(context)?;
         Ok(Self { file, before })
     }
 }

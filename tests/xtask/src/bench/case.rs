@@ -180,8 +180,8 @@ pub(super) fn output(command: &mut Command) -> Result<String, String> {
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     } else {
-        let told = String::from_utf8_lossy(&output.stderr);
-        let first = told.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+        let reported = String::from_utf8_lossy(&output.stderr);
+        let first = reported.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
         Err(format!("{program}: {}: {first}", output.status))
     }
 }

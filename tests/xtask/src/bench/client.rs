@@ -17,27 +17,27 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn connect(socket: &Path) -> Result<Self, String> {
-        let told = |error| format!("{}: {error}", socket.display());
-        let stream = UnixStream::connect(socket).map_err(told)?;
-        stream.set_read_timeout(Some(PATIENCE)).map_err(told)?;
+        let context = |error| format!("{}: {error}", socket.display());
+        let stream = UnixStream::connect(socket).map_err(context)?;
+        stream.set_read_timeout(Some(PATIENCE)).map_err(context)?;
         Ok(Self { stream, input: Vec::new() })
     }
 
     /// Makes a call and returns its result.
     pub(super) fn call(&mut self, method: &str, params: &Value) -> Result<Value, String> {
-        let told = |error: std::io::Error| format!("{method}: {error}");
+        let context = |error: std::io::Error| format!("{method}: {error}");
         let mut request = json!({"jsonrpc": "2.0", "id": 1, "method": method});
         if let (Some(request), false) = (request.as_object_mut(), params.is_null()) {
             request.insert("params".to_owned(), params.clone());
         }
-        self.stream.write_all(request.to_string().as_bytes()).map_err(told)?;
+        self.stream.write_all(request.to_string().as_bytes()).map_err(context)?;
         loop {
             if let Some(answer) = self.answer() {
                 let result = answer.get("result").cloned();
                 return result.ok_or_else(|| format!("{method} {params}: {answer}"));
             }
             let mut bytes = [0; 65536];
-            let len = self.stream.read(&mut bytes).map_err(told)?;
+            let len = self.stream.read(&mut bytes).map_err(context)?;
             if len == 0 {
                 return Err(format!("{method}: the server closed the connection"));
             }

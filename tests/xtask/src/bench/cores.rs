@@ -19,7 +19,7 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
                 one.push(rate(bench, side, disk, "0x1")?);
                 two.push(rate(bench, side, disk, "0x3")?);
             }
-            table::row([disk, side.name(), &one.told(), &two.told(), &ratio(&two, &one)]);
+            table::row([disk, side.name(), &one.text(), &two.text(), &ratio(&two, &one)]);
         }
     }
     Ok(())

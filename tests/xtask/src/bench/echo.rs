@@ -43,8 +43,8 @@ pub(super) fn beside_loops(calls: usize, pause: Duration) -> Result<Vec<f64>, St
         ]))
     };
     let _loops = CORES.map(spin).into_iter().collect::<Result<Vec<_>, _>>()?;
-    let told = |error: io::Error| format!("echo: {error}");
-    let (mut near, mut far) = UnixStream::pair().map_err(told)?;
+    let context = |error: io::Error| format!("echo: {error}");
+    let (mut near, mut far) = UnixStream::pair().map_err(context)?;
     // The thread ends when the socket closes.
     std::thread::spawn(move || {
         let mut byte = [0];
@@ -55,7 +55,7 @@ pub(super) fn beside_loops(calls: usize, pause: Duration) -> Result<Vec<f64>, St
     for _ in 0..calls {
         std::thread::sleep(pause);
         let began = Instant::now();
-        near.write_all(&[1]).and_then(|()| near.read_exact(&mut [0])).map_err(told)?;
+        near.write_all(&[1]).and_then(|()| near.read_exact(&mut [0])).map_err(context)?;
         times_ms.push(began.elapsed().as_secs_f64() * 1e3);
     }
     times_ms.sort_by(f64::total_cmp);

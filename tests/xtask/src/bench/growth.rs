@@ -44,9 +44,9 @@ fn bdevs(bench: &Bench) -> Result<(), String> {
         let (one, one_of_theirs) = first.get_or_insert_with(|| (ours.clone(), theirs.clone()));
         table::row([
             count.to_string(),
-            ours.told(),
+            ours.text(),
             ratio(&ours, one),
-            theirs.told(),
+            theirs.text(),
             ratio(&theirs, one_of_theirs),
         ]);
     }
@@ -148,10 +148,10 @@ fn cost_row(count: &str, side: &str, cost: Result<Cost, String>, first: &mut Opt
             table::row([
                 count,
                 side,
-                &cost.iops.told(),
-                &cost.busy_us.told(),
+                &cost.iops.text(),
+                &cost.busy_us.text(),
                 &ratio(&cost.busy_us, &to.busy_us),
-                &cost.cpu_us.told(),
+                &cost.cpu_us.text(),
                 &ratio(&cost.cpu_us, &to.cpu_us),
             ]);
         }

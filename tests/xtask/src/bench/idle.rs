@@ -49,9 +49,9 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
         &["what", "ours", "reference", "its ÷ ours"],
     );
     let what = "percent of a core";
-    table::row([what, &ours.told(), &theirs.told(), &ratio(&theirs, &ours)]);
+    table::row([what, &ours.text(), &theirs.text(), &ratio(&theirs, &ours)]);
     let what = "the same, the core kept from halting";
-    table::row([what, &kept_share.told(), &theirs.told(), &ratio(&theirs, &kept_share)]);
+    table::row([what, &kept_share.text(), &theirs.text(), &ratio(&theirs, &kept_share)]);
     table::begin(
         "First 4 KiB read after 1 s of idleness, µs at the initiator",
         &["who answers", "adaptive, or sleeps", "polled", "difference"],
@@ -64,7 +64,7 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
         ("a program that only answers", &bare, &bare_polled),
     ] {
         let difference = asleep.median().zip(awake.median()).map(|(a, p)| format!("{:.1}", a - p));
-        table::row([who, &asleep.told(), &awake.told(), &difference.unwrap_or_default()]);
+        table::row([who, &asleep.text(), &awake.text(), &difference.unwrap_or_default()]);
     }
     Ok(())
 }
@@ -109,6 +109,7 @@ fn write_all(bench: &Bench, server: &Server) -> Result<(), String> {
 /// Median of a few first I/Os, in microseconds.
 fn first_io_us(server: &Server) -> Result<f64, String> {
     let (pause_ms, ios) = (PAUSE.as_millis().to_string(), IOS.to_string());
-    let told = load::run(server.port, &plan(1, false), &["--pause-ms", &pause_ms, "--ios", &ios])?;
-    Ok(told.p50_us)
+    let reported =
+        load::run(server.port, &plan(1, false), &["--pause-ms", &pause_ms, "--ios", &ios])?;
+    Ok(reported.p50_us)
 }

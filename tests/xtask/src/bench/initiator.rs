@@ -76,7 +76,7 @@ fn rates(bench: &Bench) -> Result<(), String> {
                     }
                 }
                 let row = [pattern.to_owned(), size.to_owned(), depth.to_string()];
-                let figures = [of_ours.told(), of_theirs.told(), ratio(&of_ours, &of_theirs)];
+                let figures = [of_ours.text(), of_theirs.text(), ratio(&of_ours, &of_theirs)];
                 table::row(row.into_iter().chain(figures));
             }
         }
@@ -109,13 +109,13 @@ fn relay(bench: &Bench) -> Result<(), String> {
                 let (nqn, connections) = (RELAY.to_owned(), 1);
                 let plan =
                     Plan { nqn, nsid: 1, connections, idle: 0, depth, io_size: 4096, write: false };
-                let told = load::ours(bench, relay.port, &plan);
+                let reported = load::ours(bench, relay.port, &plan);
                 relay.process.signal("STOP")?;
                 let samples = if *side == Side::Ours { &mut of_ours } else { &mut of_theirs };
-                samples.push(told?.iops);
+                samples.push(reported?.iops);
             }
         }
-        let figures = [of_ours.told(), of_theirs.told(), ratio(&of_ours, &of_theirs)];
+        let figures = [of_ours.text(), of_theirs.text(), ratio(&of_ours, &of_theirs)];
         table::row([depth.to_string()].into_iter().chain(figures));
     }
     Ok(())
@@ -139,7 +139,7 @@ fn failover(bench: &Bench) -> Result<(), String> {
         let what = if signal == "KILL" { "is killed" } else { "says nothing" };
         let row =
             [pattern.to_owned(), what.to_owned(), detection_ms.to_string(), quiet_ms.to_string()];
-        table::row(row.into_iter().chain([longest.told()]));
+        table::row(row.into_iter().chain([longest.text()]));
     }
     Ok(())
 }

@@ -168,10 +168,10 @@ fn of_reference(counted: &Reference, case: &Case, depth: u32) -> Result<Option<f
         valgrind.args(["-m", "0x1", "-q", &depth.to_string(), "-o", "4096", "-t", seconds]);
         valgrind.args(["-w", case.pattern, "-T", &bdev, "-c"]).arg(&config);
         let output = valgrind.output().map_err(|error| format!("valgrind: {error}"))?;
-        let told = rates::ios(&String::from_utf8_lossy(&output.stdout))
+        let reported = rates::ios(&String::from_utf8_lossy(&output.stdout))
             .zip(collected(&String::from_utf8_lossy(&output.stderr)));
-        let Some(told) = told else { return Ok(None) };
-        *run = told;
+        let Some(reported) = reported else { return Ok(None) };
+        *run = reported;
     }
     let [short, long] = runs;
     Ok(Some((long.1 - short.1) / (long.0 - short.0)))

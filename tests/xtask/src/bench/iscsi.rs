@@ -105,13 +105,13 @@ fn line(
     let order = if load.random { "random" } else { "sequential" };
     table::row([
         format!("{} KiB {order}, {}", load.blocks * BLOCK_LEN / 1024, load.depth),
-        ours.iops.told(),
-        theirs.iops.told(),
+        ours.iops.text(),
+        theirs.iops.text(),
         ratio(&ours.iops, &theirs.iops),
-        of_tgt.told(),
+        of_tgt.text(),
         ratio(&ours.iops, &of_tgt),
-        ours.busy.told(),
-        theirs.busy.told(),
+        ours.busy.text(),
+        theirs.busy.text(),
         ratio(&theirs.busy, &ours.busy),
     ]);
     Ok(())
@@ -134,7 +134,7 @@ fn idle(bench: &Bench, servers: &[Server]) -> Result<(), String> {
         server.process.signal("STOP")?;
     }
     table::begin("iSCSI, 100 idle sessions", &["what", "ours", "reference", "its ÷ ours"]);
-    table::row(["percent of a core", &ours.told(), &theirs.told(), &ratio(&theirs, &ours)]);
+    table::row(["percent of a core", &ours.text(), &theirs.text(), &ratio(&theirs, &ours)]);
     Ok(())
 }
 
@@ -160,7 +160,7 @@ fn started(bench: &Bench, side: Side) -> Result<Server, String> {
 }
 
 /// One run of libiscsi's load generator.
-fn perf(bench: &Bench, port: u16, lun: u8, load: &Load) -> Result<load::Told, String> {
+fn perf(bench: &Bench, port: u16, lun: u8, load: &Load) -> Result<load::Measured, String> {
     let mut command = Command::new("taskset");
     command.args(["-c", "1", "iscsi-perf", "-t", &bench.seconds.to_string()]);
     command.args(["-m", &load.depth.to_string(), "-b", &load.blocks.to_string()]);
@@ -170,13 +170,13 @@ fn perf(bench: &Bench, port: u16, lun: u8, load: &Load) -> Result<load::Told, St
     command.arg(format!("iscsi://{ADDRESS}:{port}/{TARGET}/{lun}"));
     let text = case::output(&mut command)?;
     let iops = average(&text).ok_or_else(|| format!("iscsi-perf printed no rate: {text}"))?;
-    Ok(load::Told { iops, p50_us: 0.0, p99_us: 0.0, p99_9_us: 0.0 })
+    Ok(load::Measured { iops, p50_us: 0.0, p99_us: 0.0, p99_9_us: 0.0 })
 }
 
 /// The rate of the whole run: the last average that `iscsi-perf` prints.
 fn average(text: &str) -> Option<f64> {
-    let (_, told) = text.rsplit_once("iops average ")?;
-    told.split_whitespace().next()?.parse().ok()
+    let (_, reported) = text.rsplit_once("iops average ")?;
+    reported.split_whitespace().next()?.parse().ok()
 }
 
 /// Logs in as one of many initiators, with one request. RFC 7143, sections 11.12 and 11.13.

@@ -20,7 +20,7 @@ pub(super) struct Plan {
 
 /// The figures that an initiator reports.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Told {
+pub(super) struct Measured {
     pub(super) iops: f64,
     pub(super) p50_us: f64,
     pub(super) p99_us: f64,
@@ -28,12 +28,12 @@ pub(super) struct Told {
 }
 
 /// Loads the target at `port` for the seconds of a round.
-pub(super) fn ours(bench: &Bench, port: u16, plan: &Plan) -> Result<Told, String> {
+pub(super) fn ours(bench: &Bench, port: u16, plan: &Plan) -> Result<Measured, String> {
     run(port, plan, &["--seconds", &bench.seconds.to_string()])
 }
 
 /// As [`ours`], but the options of the load say when it ends.
-pub(super) fn run(port: u16, plan: &Plan, more: &[&str]) -> Result<Told, String> {
+pub(super) fn run(port: u16, plan: &Plan, more: &[&str]) -> Result<Measured, String> {
     Connected::new(port, plan, more)?.run()
 }
 
@@ -66,12 +66,12 @@ impl Connected {
     }
 
     /// Starts the I/O and waits for the figures. The initiator stays connected until then.
-    pub(super) fn run(&mut self) -> Result<Told, String> {
+    pub(super) fn run(&mut self) -> Result<Measured, String> {
         let input = self.process.child.stdin.as_mut().ok_or("nvme-load: no input")?;
         input.write_all(b"\n").map_err(|error| format!("nvme-load: {error}"))?;
         let text = self.line()?;
-        let told = serde_json::from_str(&text).ok().as_ref().and_then(nvmf::of_json);
-        told.ok_or_else(|| format!("nvme-load printed no rate: {text}"))
+        let reported = serde_json::from_str(&text).ok().as_ref().and_then(nvmf::of_json);
+        reported.ok_or_else(|| format!("nvme-load printed no rate: {text}"))
     }
 }
 

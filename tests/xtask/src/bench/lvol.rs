@@ -141,7 +141,7 @@ fn beside_snapshots(bench: &Bench) -> Result<(), String> {
         for _ in 0..bench.rounds {
             longest.push(longest_of(bench, snapshots)?);
         }
-        cells.push(longest.told());
+        cells.push(longest.text());
     }
     table::row(cells);
     Ok(())
@@ -196,7 +196,7 @@ fn dirty_open(bench: &Bench) -> Result<(), String> {
                 samples.push(open_ms(bench, side, &path, volumes)?);
             }
         }
-        table::row([ours.told(), theirs.told(), ratio(&theirs, &ours)]);
+        table::row([ours.text(), theirs.text(), ratio(&theirs, &ours)]);
         Ok(())
     });
     _ = std::fs::remove_file(&path);
@@ -208,8 +208,8 @@ fn aio(path: &Path) -> Value {
 }
 
 fn killed_store(bench: &Bench, path: &Path, volumes: usize, mib: u64) -> Result<(), String> {
-    let told = |error: std::io::Error| format!("{}: {error}", path.display());
-    File::create(path).and_then(|file| file.set_len(mib << 20)).map_err(told)?;
+    let context = |error: std::io::Error| format!("{}: {error}", path.display());
+    File::create(path).and_then(|file| file.set_len(mib << 20)).map_err(context)?;
     let mut server = Server::start(bench, Side::Ours, "0x1")?;
     server.call("bdev_aio_create", &aio(path))?;
     let store = json!({"bdev_name": "base", "lvs_name": "lvs", "cluster_sz": 1 << 20});
@@ -220,11 +220,11 @@ fn killed_store(bench: &Bench, path: &Path, volumes: usize, mib: u64) -> Result<
     server.process.signal("KILL")?;
     drop(server);
     // Fills the holes of the metadata region, 4 KiB per MiB of the disk. A read of a hole would not reach the disk.
-    let mut file = File::options().read(true).write(true).open(path).map_err(told)?;
+    let mut file = File::options().read(true).write(true).open(path).map_err(context)?;
     let mut metadata = Vec::new();
-    (&mut file).take((mib << 12) + (1 << 20)).read_to_end(&mut metadata).map_err(told)?;
-    file.rewind().and_then(|()| file.write_all(&metadata)).map_err(told)?;
-    file.sync_all().map_err(told)
+    (&mut file).take((mib << 12) + (1 << 20)).read_to_end(&mut metadata).map_err(context)?;
+    file.rewind().and_then(|()| file.write_all(&metadata)).map_err(context)?;
+    file.sync_all().map_err(context)
 }
 
 fn open_ms(bench: &Bench, side: Side, path: &Path, volumes: usize) -> Result<f64, String> {

@@ -27,7 +27,7 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
                 theirs.push(ns);
             }
         }
-        table::row([name, &ours.told(), &theirs.told(), &ratio(&theirs, &ours)]);
+        table::row([name, &ours.text(), &theirs.text(), &ratio(&theirs, &ours)]);
     }
     Ok(())
 }
@@ -35,8 +35,11 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
 fn of_ours(bench: &Bench, core: u32, depth: u32, round_trips: u64) -> Result<f64, String> {
     let mut server = Server::start(bench, Side::Ours, "0x3")?;
     let params = json!({"near": 0, "far": core, "depth": depth, "round_trips": round_trips});
-    let told = server.call("probe_round_trips", &params)?;
-    told.get("ns").and_then(Value::as_f64).ok_or_else(|| format!("probe_round_trips: {told}"))
+    let reported = server.call("probe_round_trips", &params)?;
+    reported
+        .get("ns")
+        .and_then(Value::as_f64)
+        .ok_or_else(|| format!("probe_round_trips: {reported}"))
 }
 
 fn of_reference(bench: &Bench, core: u32, depth: u32) -> Result<Option<f64>, String> {
@@ -46,6 +49,6 @@ fn of_reference(bench: &Bench, core: u32, depth: u32) -> Result<Option<f64>, Str
     };
     command.args(["-m", "0x3", "-C", &core.to_string(), "-q", &depth.to_string()]);
     let text = case::output(command.args(["-t", &bench.seconds.to_string()]))?;
-    let told = text.lines().find_map(|line| serde_json::from_str::<Value>(line).ok());
-    Ok(told.as_ref().and_then(|told| told.get("ns")).and_then(Value::as_f64))
+    let reported = text.lines().find_map(|line| serde_json::from_str::<Value>(line).ok());
+    Ok(reported.as_ref().and_then(|reported| reported.get("ns")).and_then(Value::as_f64))
 }

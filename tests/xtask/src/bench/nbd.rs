@@ -67,7 +67,7 @@ fn line(
             their_rate.push(mib_per_second(&nbdkit.process, &socket(&nbdkit.folder.0), copy)?);
         }
     }
-    Ok(vec![our_rate.told(), their_rate.told(), ratio(&our_rate, &their_rate)])
+    Ok(vec![our_rate.text(), their_rate.text(), ratio(&our_rate, &their_rate)])
 }
 
 /// One copy, while only its server runs.

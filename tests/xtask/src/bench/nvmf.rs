@@ -130,7 +130,7 @@ fn echoes(bench: &Bench) -> Result<(), String> {
             rates.push(1e6 / echo::round_trip_us(talk, echo::Mode::Polls, ECHOES, Duration::ZERO)?);
         }
         let [there, back] = [talk.request, talk.answer].map(|len| len.to_string());
-        table::row([name, &there, &back, &rates.told()]);
+        table::row([name, &there, &back, &rates.text()]);
     }
     Ok(())
 }
@@ -178,18 +178,18 @@ fn line(
     let own = if initiator.is_none() && bench.reference.is_some() { " (nvme-load)" } else { "" };
     table::row([
         format!("{disk}, {connections}, {} KiB {kind}, {depth}{own}", load.io_size / 1024),
-        ours.iops.told(),
-        theirs.iops.told(),
+        ours.iops.text(),
+        theirs.iops.text(),
         ratio(&ours.iops, &theirs.iops),
-        ours.busy.told(),
-        theirs.busy.told(),
+        ours.busy.text(),
+        theirs.busy.text(),
         ratio(&theirs.busy, &ours.busy),
-        ours.cpu.told(),
-        theirs.cpu.told(),
-        ours.p99.told(),
-        theirs.p99.told(),
-        ours.p99_9.told(),
-        theirs.p99_9.told(),
+        ours.cpu.text(),
+        theirs.cpu.text(),
+        ours.p99.text(),
+        theirs.p99.text(),
+        ours.p99_9.text(),
+        theirs.p99_9.text(),
     ]);
     Ok(())
 }
@@ -222,23 +222,23 @@ fn measure(
 pub(super) fn loaded(
     server: &mut Server,
     bench: &Bench,
-    run: impl FnOnce() -> Result<load::Told, String>,
+    run: impl FnOnce() -> Result<load::Measured, String>,
 ) -> Result<Measured, String> {
     let (busy, cpu) = (server.busy_seconds()?, server.cpu_seconds()?);
     let began = std::time::Instant::now();
-    let told = run()?;
+    let reported = run()?;
     let elapsed = began.elapsed().as_secs_f64();
     let (busy, cpu) = (server.busy_seconds()? - busy, server.cpu_seconds()? - cpu);
-    let ios = told.iops * f64::from(bench.seconds);
+    let ios = reported.iops * f64::from(bench.seconds);
     // Subtract the time that a polled server spins while the initiator starts, because it does not belong to the I/O.
     let share = match server.side {
         Side::Ours => 1.0,
         Side::Reference => f64::from(bench.seconds) / elapsed,
     };
     Ok(Measured {
-        iops: told.iops,
-        p99_us: told.p99_us,
-        p99_9_us: told.p99_9_us,
+        iops: reported.iops,
+        p99_us: reported.p99_us,
+        p99_9_us: reported.p99_9_us,
         busy_us: busy * 1e6 / ios,
         cpu_us: cpu * share * 1e6 / ios,
     })
@@ -250,7 +250,7 @@ fn reference_load(
     reference: &Reference,
     port: u16,
     plan: &load::Plan,
-) -> Result<load::Told, String> {
+) -> Result<load::Measured, String> {
     let mut command = reference.nvme_perf();
     let address = format!(
         "trtype:TCP adrfam:IPv4 traddr:{ADDRESS} trsvcid:{port} subnqn:{} hostnqn:{HOST_NQN}",
@@ -273,14 +273,14 @@ fn reference_load(
 }
 
 /// Reads rate and latencies from the output of the reference's initiator.
-fn of_text(text: &str) -> Option<load::Told> {
+fn of_text(text: &str) -> Option<load::Measured> {
     let total = text.lines().find_map(|line| line.trim().strip_prefix("Total"))?;
     let iops = total.split(':').nth(1)?.split_whitespace().next()?.parse().ok()?;
     let quantile = |name: &str| -> Option<f64> {
         let line = text.lines().find_map(|line| line.trim().strip_prefix(name))?;
         line.trim_start_matches([' ', ':']).strip_suffix("us")?.parse().ok()
     };
-    Some(load::Told {
+    Some(load::Measured {
         iops,
         p99_us: quantile("99.00000%")?,
         p99_9_us: quantile("99.90000%")?,
@@ -289,9 +289,9 @@ fn of_text(text: &str) -> Option<load::Told> {
 }
 
 /// Reads the output of our initiator.
-pub(super) fn of_json(told: &Value) -> Option<load::Told> {
-    let number = |pointer: &str| told.pointer(pointer).and_then(Value::as_f64);
-    Some(load::Told {
+pub(super) fn of_json(reported: &Value) -> Option<load::Measured> {
+    let number = |pointer: &str| reported.pointer(pointer).and_then(Value::as_f64);
+    Some(load::Measured {
         iops: number("/iops")?,
         p50_us: number("/latency_us/p50")?,
         p99_us: number("/latency_us/p99")?,

@@ -83,7 +83,7 @@ fn rebuilds(bench: &Bench) -> Result<(), String> {
         }
     }
     for (name, [ours, theirs]) in [("none", idle), ("4 KiB reads, depth 32", loaded)] {
-        table::row([name.to_owned(), ours.told(), theirs.told(), ratio(&ours, &theirs)]);
+        table::row([name.to_owned(), ours.text(), theirs.text(), ratio(&ours, &theirs)]);
     }
     Ok(())
 }
@@ -207,7 +207,7 @@ fn longest(bench: &Bench) -> Result<(), String> {
         for _ in 0..bench.rounds {
             samples.push(longest_of(bench, event)?);
         }
-        cells.push(samples.told());
+        cells.push(samples.text());
     }
     table::row(cells);
     Ok(())

@@ -39,10 +39,10 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
             table::row([
                 case.name.to_owned(),
                 depth.to_string(),
-                ours.told(),
-                theirs.told(),
+                ours.text(),
+                theirs.text(),
                 ratio(&ours, &theirs),
-                copies.told(),
+                copies.text(),
                 ratio(&ours, &copies),
             ]);
         }
@@ -72,7 +72,7 @@ pub(super) fn in_turn(
             }
         }
     }
-    let figures = [of_ours.told(), of_theirs.told(), ratio(&of_ours, &of_theirs)];
+    let figures = [of_ours.text(), of_theirs.text(), ratio(&of_ours, &of_theirs)];
     table::row(row.into_iter().chain(figures));
     Ok(())
 }

@@ -16,7 +16,7 @@ impl Samples {
     }
 
     /// The median, then the lowest and the highest in brackets. A dash if there are no figures.
-    pub(super) fn told(&self) -> String {
+    pub(super) fn text(&self) -> String {
         match (self.0.first(), self.median(), self.0.last()) {
             (Some(low), Some(median), Some(high)) if self.0.len() > 1 => {
                 format!("{} ({}–{})", short(median), short(*low), short(*high))
@@ -68,9 +68,9 @@ mod tests {
 
     #[test]
     fn the_median_stands_before_the_spread() {
-        assert_eq!(of(&[500.0, 100.0, 900.0]).told(), "500 (100–900)");
-        assert_eq!(of(&[2.0]).told(), "2.00");
-        assert_eq!(of(&[]).told(), NOTHING);
+        assert_eq!(of(&[500.0, 100.0, 900.0]).text(), "500 (100–900)");
+        assert_eq!(of(&[2.0]).text(), "2.00");
+        assert_eq!(of(&[]).text(), NOTHING);
     }
 
     #[test]
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn numbers_keep_three_digits() {
-        let told = [1_680_000.0, 83_000.0, 815.4, 66.2, 0.421, 0.0].map(short);
-        assert_eq!(told, ["1.68 M", "83.0 k", "815", "66.2", "0.42", "0"]);
+        let reported = [1_680_000.0, 83_000.0, 815.4, 66.2, 0.421, 0.0].map(short);
+        assert_eq!(reported, ["1.68 M", "83.0 k", "815", "66.2", "0.42", "0"]);
     }
 }

@@ -46,7 +46,7 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
     );
     let row = |what: &str, of: fn(&Times) -> &Samples| {
         let (ours, theirs, floor) = (of(&ours), of(&theirs), of(&floor));
-        table::row([what, &ours.told(), &theirs.told(), &ratio(theirs, ours), &floor.told()]);
+        table::row([what, &ours.text(), &theirs.text(), &ratio(theirs, ours), &floor.text()]);
     };
     row("median", |times| &times.p50_ms);
     row("p99", |times| &times.p99_ms);

@@ -109,9 +109,9 @@ impl Server {
 
     /// Time of its reactors' rounds with work, in seconds.
     pub(super) fn busy_seconds(&mut self) -> Result<f64, String> {
-        let told = self.call("framework_get_reactors", &Value::Null)?;
-        let rate = told.get("tick_rate").and_then(Value::as_f64);
-        let reactors = told.get("reactors").and_then(Value::as_array);
+        let reported = self.call("framework_get_reactors", &Value::Null)?;
+        let rate = reported.get("tick_rate").and_then(Value::as_f64);
+        let reactors = reported.get("reactors").and_then(Value::as_array);
         let (Some(rate), Some(reactors)) = (rate, reactors) else {
             return Err("framework_get_reactors: no tick_rate or no reactors".to_owned());
         };

@@ -42,7 +42,7 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
         ),
         ("more for each connection, KiB", &ours.each_kib, &theirs.each_kib),
     ] {
-        table::row([what, &ours.told(), &theirs.told(), &ratio(theirs, ours)]);
+        table::row([what, &ours.text(), &theirs.text(), &ratio(theirs, ours)]);
     }
     Ok(())
 }

@@ -43,7 +43,7 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
             }
         }
         let (name, depth) = (name(load), load.2.to_string());
-        table::row([name, depth, ours.told(), theirs.told(), ratio(&theirs, &ours)]);
+        table::row([name, depth, ours.text(), theirs.text(), ratio(&theirs, &ours)]);
     }
     let mut profiles = Vec::new();
     for load in LOADS {
@@ -78,9 +78,9 @@ fn system_calls(bench: &Bench, server: &Server, plan: &Plan) -> Result<f64, Stri
     perf.args(["stat", "-x,", "-e", "raw_syscalls:sys_enter", "-o"]).arg(&out);
     perf.args(["-p", &server.process.id().to_string(), "--"]).arg(load.get_program());
     perf.args(load.get_args()).args(["--seconds", &bench.seconds.to_string()]);
-    let told = case::output(&mut perf)?;
-    let ios = told.lines().last().and_then(|line| serde_json::from_str(line).ok());
-    let ios = ios.and_then(|told: serde_json::Value| told.get("ios")?.as_f64());
+    let reported = case::output(&mut perf)?;
+    let ios = reported.lines().last().and_then(|line| serde_json::from_str(line).ok());
+    let ios = ios.and_then(|reported: serde_json::Value| reported.get("ios")?.as_f64());
     let text =
         std::fs::read_to_string(&out).map_err(|error| format!("{}: {error}", out.display()))?;
     let calls = counted(&text).zip(ios).map(|(calls, ios)| calls / ios);

@@ -102,13 +102,13 @@ fn line(
         }
     }
     Ok(vec![
-        ours.told(),
-        theirs.told(),
+        ours.text(),
+        theirs.text(),
         ratio(&ours, &theirs),
-        of_daemon.told(),
+        of_daemon.text(),
         ratio(&ours, &of_daemon),
-        our_busy.told(),
-        their_busy.told(),
+        our_busy.text(),
+        their_busy.text(),
         ratio(&their_busy, &our_busy),
     ])
 }
@@ -129,7 +129,7 @@ fn started(bench: &Bench, side: Side) -> Result<Server, String> {
 }
 
 /// One run of the front end against the sockets in a folder.
-fn perf(bench: &Bench, folder: &Path, load: &Load) -> Result<load::Told, String> {
+fn perf(bench: &Bench, folder: &Path, load: &Load) -> Result<load::Measured, String> {
     let attach = |number: usize| -> (&str, Value) {
         let socket = folder.join(format!("{}{number}.sock", load.kind));
         let params = json!({"name": format!("V{number}"), "trtype": "user", "dev_type": "blk",
@@ -141,7 +141,7 @@ fn perf(bench: &Bench, folder: &Path, load: &Load) -> Result<load::Told, String>
     arguments.extend((1..load.disks).map(|number| format!("V{number}")));
     arguments.extend(["-m".to_owned(), "0x2".to_owned()]);
     let iops = rates::perf(bench, &arguments)?;
-    Ok(load::Told { iops, p50_us: 0.0, p99_us: 0.0, p99_9_us: 0.0 })
+    Ok(load::Measured { iops, p50_us: 0.0, p99_us: 0.0, p99_9_us: 0.0 })
 }
 
 /// QEMU's back end, with its null disks and, instead of RAM disks, files in the page cache.

@@ -26,18 +26,18 @@ struct Places(Vec<(&'static str, String)>);
 
 impl Places {
     fn new(host: &Host, built: &Path) -> Result<Self, String> {
-        let told = |error: std::io::Error| format!("examples: {error}");
+        let context = |error: std::io::Error| format!("examples: {error}");
         for name in ["disk0.img", "disk1.img"] {
-            let file = File::create_new(host.folder.join(name)).map_err(told)?;
-            file.set_len(8 << 20).map_err(told)?;
+            let file = File::create_new(host.folder.join(name)).map_err(context)?;
+            file.set_len(8 << 20).map_err(context)?;
         }
         let free = || TcpListener::bind(("127.0.0.1", 0)).and_then(|socket| socket.local_addr());
-        let iscsi = free().map_err(told)?.port();
+        let iscsi = free().map_err(context)?.port();
         Ok(Self(vec![
             ("/usr/lib/drivebay/plugins/", format!("{}/", built.display())),
             ("/srv/", format!("{}/", host.folder.display())),
-            ("\"4420\"", format!("\"{}\"", free().map_err(told)?.port())),
-            ("\"port\":10809", format!("\"port\":{}", free().map_err(told)?.port())),
+            ("\"4420\"", format!("\"{}\"", free().map_err(context)?.port())),
+            ("\"port\":10809", format!("\"port\":{}", free().map_err(context)?.port())),
             ("\"3260\"", format!("\"{iscsi}\"")),
             (":3260/", format!(":{iscsi}/")),
         ]))

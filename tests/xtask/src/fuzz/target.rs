@@ -106,32 +106,32 @@ impl Run {
             .stdin(Stdio::null())
             .stderr(File::create(&log).map_err(in_log)?);
         let output = command.output().map_err(|error| format!("sh: {error}"))?;
-        let told = fs::read(&log).map_err(in_log)?;
-        let told = String::from_utf8_lossy(&told);
+        let reported = fs::read(&log).map_err(in_log)?;
+        let reported = String::from_utf8_lossy(&reported);
         let has_waited = output.status.code() == Some(TIMED_OUT)
-            && artifact(&told).is_some_and(|input| is_quick(program, target, Path::new(input)));
+            && artifact(&reported).is_some_and(|input| is_quick(program, target, Path::new(input)));
         if !output.status.success() && !has_waited {
-            let lines: Vec<&str> = told.lines().collect();
+            let lines: Vec<&str> = reported.lines().collect();
             let last = lines.get(lines.len().saturating_sub(LINES)..).unwrap_or_default();
             println!("{}", last.join("\n"));
             return Err(format!("{}; its whole output is in {}", output.status, log.display()));
         }
         self.found = fs::read_dir(&found).map_or(0, Iterator::count);
-        self.read(&told)?;
+        self.read(&reported)?;
         let times = String::from_utf8_lossy(&output.stdout);
         child_seconds(&times).ok_or_else(|| "sh printed no times".to_owned())
     }
 
     /// Adds the figures that libFuzzer printed at the end of one run. Fails if there was no coverage.
-    fn read(&mut self, told: &str) -> Result<(), String> {
+    fn read(&mut self, reported: &str) -> Result<(), String> {
         let number = |line: &str, key: &str| -> Option<u64> {
             line.split_once(key)?.1.split_whitespace().next()?.parse().ok()
         };
         let executions = |line| number(line, "stat::number_of_executed_units:");
         self.executions +=
-            told.lines().find_map(executions).ok_or("libFuzzer printed no executions")?;
+            reported.lines().find_map(executions).ok_or("libFuzzer printed no executions")?;
         let coverage = |line| Some((number(line, " cov: ")?, number(line, " ft: ")?));
-        match told.lines().rev().find_map(coverage) {
+        match reported.lines().rev().find_map(coverage) {
             Some(coverage @ (1.., 1..)) => self.coverage = coverage,
             _ => return Err("there is no coverage: the counters are not in the program".to_owned()),
         }
@@ -140,8 +140,8 @@ impl Run {
 }
 
 /// The file of the input that ended libFuzzer.
-fn artifact(told: &str) -> Option<&str> {
-    told.lines().find_map(|line| line.split_once("Test unit written to ")).map(|(_, file)| file)
+fn artifact(reported: &str) -> Option<&str> {
+    reported.lines().find_map(|line| line.split_once("Test unit written to ")).map(|(_, file)| file)
 }
 
 /// Whether a slow input only waited for the processor, which is likely at the lowest priority. Alone it must end within
@@ -188,9 +188,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let input = folder.path().join("timeout-1");
         fs::write(&input, "x").unwrap();
-        let told =
+        let reported =
             format!("==1== ERROR\nartifact_prefix='a'; Test unit written to {}\n", input.display());
-        assert_eq!(artifact(&told).map(Path::new), Some(&*input));
+        assert_eq!(artifact(&reported).map(Path::new), Some(&*input));
         assert_eq!(artifact("#9 DONE   cov: 3"), None);
         assert!(!is_quick(Path::new("false"), "nvme_command", &input) && input.exists());
         assert!(is_quick(Path::new("true"), "nvme_command", &input) && !input.exists());
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn a_run_without_coverage_is_an_error() {
-        let told = |cov| {
+        let reported = |cov| {
             format!("#9 DONE   cov: {cov} ft: 7 corp: 1/1b\nstat::number_of_executed_units: 9\n")
         };
         let mut done = Run::default();

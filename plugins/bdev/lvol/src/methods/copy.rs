@@ -65,7 +65,7 @@ params! {
     }
 
     /// Parameters of the methods that say how far a copy is.
-    pub struct Check {
+    pub struct CopyStatus {
         /// ID that the start of the copy returned.
         operation_id: u32,
     }
@@ -86,7 +86,7 @@ pub(super) fn register(app: &App) -> Result<()> {
         "bdev_lvol_check_shallow_copy",
         "Returns the progress of a shallow copy. When the copy has ended, the host forgets it after this answer.",
         "Progress and state of the copy.",
-        async |params: Check| check(params.operation_id),
+        async |params: CopyStatus| check(params.operation_id),
     )?;
     method(
         app,
@@ -103,7 +103,7 @@ pub(super) fn register(app: &App) -> Result<()> {
         "bdev_lvol_check_deep_copy",
         "Returns the progress of a deep copy. When the copy has ended, the host forgets it after this answer.",
         "Progress and state of the copy.",
-        async |params: Check| check(params.operation_id),
+        async |params: CopyStatus| check(params.operation_id),
     )
 }
 
@@ -259,17 +259,17 @@ fn check(id: u32) -> Result<Value, RpcError> {
         Some(Ok(())) => "complete",
         Some(Err(_)) => "error",
     };
-    let mut told = json!({
+    let mut reported = json!({
         "copied_clusters": progress.copied.get(),
         "total_clusters": progress.total,
         "state": state,
     });
     let result = progress.result.borrow();
-    if let (Some(Err(error)), Some(told)) = (&*result, told.as_object_mut()) {
-        told.insert("error".to_owned(), error.message().into());
+    if let (Some(Err(error)), Some(reported)) = (&*result, reported.as_object_mut()) {
+        reported.insert("error".to_owned(), error.message().into());
     }
     if result.is_some() {
         copies.all.borrow_mut().remove(&id);
     }
-    Ok(told)
+    Ok(reported)
 }

@@ -19,9 +19,9 @@ fn history(setup: &Setup, store: &str) -> String {
 
 fn ended(setup: &Setup, kind: &str, started: &Value) -> Value {
     for _ in 0..1000 {
-        let told = setup.call(&format!("bdev_lvol_check_{kind}_copy"), started.clone());
-        if told["state"] != "in progress" {
-            return told;
+        let reported = setup.call(&format!("bdev_lvol_check_{kind}_copy"), started.clone());
+        if reported["state"] != "in progress" {
+            return reported;
         }
         setup.host.run();
     }
@@ -47,8 +47,8 @@ fn a_deep_copy_to_a_volume_of_another_store_reads_as_its_snapshot() {
     }
     let params = json!({"src_lvol_name": from, "dst_bdev_name": to});
     let started = setup.call("bdev_lvol_start_deep_copy", params);
-    let told = ended(&setup, "deep", &started);
-    assert_eq!((&told["state"], &told["copied_clusters"]), (&json!("complete"), &json!(6)));
+    let reported = ended(&setup, "deep", &started);
+    assert_eq!((&reported["state"], &reported["copied_clusters"]), (&json!("complete"), &json!(6)));
     let copy = setup.open(&to);
     let read = [0, 1, 2, CLUSTER, 2 * CLUSTER, 3 * CLUSTER, 5 * CLUSTER].map(|lba| copy.read(lba));
     assert_eq!(read, [7, 9, 0, 8, 0, 9, 0]);
@@ -71,8 +71,8 @@ fn a_shallow_copy_has_the_clusters_of_the_snapshot_itself() {
     .unwrap();
     let params = json!({"src_lvol_name": from, "dst_bdev_name": "lv21b"});
     let started = setup.call("bdev_lvol_start_shallow_copy", params);
-    let told = ended(&setup, "shallow", &started);
-    assert_eq!((&told["state"], &told["total_clusters"]), (&json!("complete"), &json!(2)));
+    let reported = ended(&setup, "shallow", &started);
+    assert_eq!((&reported["state"], &reported["total_clusters"]), (&json!("complete"), &json!(2)));
     let data = data.lock().unwrap();
     let firsts = [0, 1, 3].map(|cluster: usize| data[cluster << 20]);
     assert_eq!(firsts, [7, 0xa5, 9]);

@@ -25,7 +25,7 @@ const ENTRIES: u16 = 64;
 
 /// A command that is outstanding. It owns its memory, so a caller may stop waiting at any time.
 #[derive(Debug)]
-struct Request {
+struct AdminCommand {
     data: Option<Buf>,
     /// Length of the data that the controller returns, in bytes.
     in_len: usize,
@@ -34,7 +34,7 @@ struct Request {
     answer: oneshot::Sender<Answer>,
 }
 
-impl Payload for Request {
+impl Payload for AdminCommand {
     fn pieces(&self) -> impl Iterator<Item = Option<(u64, u32)>> {
         let data = self.data.as_ref().map(|data| Some((data.for_device()?, data.len())));
         let pages = self.pages.iter().flatten().map(|iova| Some((*iova, PAGE)));
@@ -45,7 +45,7 @@ impl Payload for Request {
 /// The queue. Its drop stops the controller first, and then frees the memory.
 #[derive(Debug)]
 pub(crate) struct AdminRing {
-    ring: Ring<Memory, Request>,
+    ring: Ring<Memory, AdminCommand>,
     pub(crate) interrupts: Interrupts,
     pub(crate) function: Arc<Function>,
     /// When to check for a removal the next time, by [`thread::now_ns`].
@@ -130,7 +130,7 @@ impl AdminRing {
             Data::In(len) => (*len as usize, *len, [None; 2]),
             Data::Out(bytes) => (0, u32::try_from(bytes.len()).unwrap_or(u32::MAX), [None; 2]),
         };
-        let mut request = Request { data: None, in_len, pages, answer };
+        let mut request = AdminCommand { data: None, in_len, pages, answer };
         if len > 0 {
             let mut buf = buf::alloc(len)?;
             buf.share_with_devices()?;
@@ -192,7 +192,7 @@ impl AdminRing {
     }
 }
 
-fn send(request: Request, completion: Completion, data: Vec<u8>) {
+fn send(request: AdminCommand, completion: Completion, data: Vec<u8>) {
     // The caller may have stopped waiting.
     let _ = request.answer.send(Answer { completion, data });
 }

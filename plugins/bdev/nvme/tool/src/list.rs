@@ -125,8 +125,8 @@ mod tests {
     use super::readable;
 
     #[test]
-    fn sizes_are_told_in_units_that_people_read() {
-        let told = [512, 33_554_432, 1_610_612_736].map(readable);
-        assert_eq!(told, ["512 B", "32 MiB", "1.50 GiB"]);
+    fn sizes_are_printed_in_units_that_people_read() {
+        let printed = [512, 33_554_432, 1_610_612_736].map(readable);
+        assert_eq!(printed, ["512 B", "32 MiB", "1.50 GiB"]);
     }
 }

@@ -14,7 +14,7 @@ use drivebay_sdk::runtime::task::{self, oneshot};
 use drivebay_spec_scsi::CDB_LEN;
 use drivebay_spec_scsi::sense::Sense;
 use drivebay_spec_vhost::scsi::{EVENT_LEN, Event, RESPONSE_LEN, Request, Response, response};
-use drivebay_virtio::driver::{Ask, Data, DeviceBroken, DriverQueue};
+use drivebay_virtio::driver::{Data, DeviceBroken, DriverQueue, DriverRequest};
 
 use super::ask;
 use crate::connection::ANSWER_LIMIT;
@@ -131,7 +131,7 @@ impl Admin {
 /// Gives the device one buffer for an event. `None` when there is no slot.
 fn give_buffer(queue: &mut DriverQueue) -> Option<u16> {
     let answer_len = u32::try_from(EVENT_LEN).unwrap_or(0);
-    queue.submit(&Ask { header: &[], data: Data::None, answer_len, answer_first: true })
+    queue.submit(&DriverRequest { header: &[], data: Data::None, answer_len, answer_first: true })
 }
 
 impl Inner {

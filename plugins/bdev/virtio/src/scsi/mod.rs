@@ -19,7 +19,7 @@ use drivebay_spec_vhost::ring;
 use drivebay_spec_vhost::scsi::{
     CDB_LEN, Config, RESPONSE_LEN, Request, Response, SENSE_LEN, feature, response,
 };
-use drivebay_virtio::driver::{Ask, Data, DriverQueue};
+use drivebay_virtio::driver::{Data, DriverQueue, DriverRequest};
 
 use crate::agreement::{Agreement, DATA_MAX, Wanted, changed};
 use crate::connection::Offer;
@@ -202,9 +202,9 @@ impl Dialect {
 }
 
 /// A request: its header, and its data behind the response.
-fn ask<'a>(header: &'a [u8], data: Data<'a>) -> Ask<'a> {
+fn ask<'a>(header: &'a [u8], data: Data<'a>) -> DriverRequest<'a> {
     let answer_len = u32::try_from(RESPONSE_LEN).unwrap_or(0);
-    Ask { header, data, answer_len, answer_first: true }
+    DriverRequest { header, data, answer_len, answer_first: true }
 }
 
 #[cfg(test)]

@@ -105,7 +105,7 @@ fn security_comes_first_where_the_initiator_begins_there() {
 }
 
 #[test]
-fn what_is_wrong_is_told_by_its_status() {
+fn what_is_wrong_is_reported_by_its_status() {
     for (flags, text, status) in [
         (0x87, "SessionType=Normal\0".to_owned(), LoginStatus::MissingParameter),
         (0x87, NAME.to_owned(), LoginStatus::MissingParameter),

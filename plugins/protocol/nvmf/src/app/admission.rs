@@ -1,7 +1,7 @@
 //! Connect commands. A Connect may wait until earlier requests of its host have ended; then it is admitted or refused.
 
 use super::hosts::Owner;
-use super::{App, ConnectedQueue};
+use super::{AppState, ConnectedQueue};
 use crate::controller::connect::{self, Admitted, Attempt, Refused};
 use crate::controller::io_counts::IoCounts;
 use crate::group::ConnectRequest;
@@ -53,7 +53,7 @@ impl Claims {
     }
 }
 
-impl App {
+impl AppState {
     /// Handles a Connect command.
     pub(crate) fn connect(&self, request: ConnectRequest) {
         let claims = match Claims::parse(&request) {

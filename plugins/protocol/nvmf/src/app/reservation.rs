@@ -1,7 +1,7 @@
 //! Reservation commands on the app thread. The app thread changes the namespace's table, claims the bdev and writes `ptpl_file`, sends the
 //! table to the poll groups, notifies other hosts, and then answers the command.
 
-use super::{App, ConnectedQueue, app};
+use super::{AppState, ConnectedQueue, app};
 use crate::controller::Ticket;
 use crate::controller::admin::{self, Answer};
 use crate::model::reservation::{Change, HostId, Reservations};
@@ -24,7 +24,7 @@ const DRAIN_NS: u64 = 5_000_000_000;
 /// Controller identifier of a host that has no controller now. NVMe Base 2.0, figure 444.
 const NO_CONTROLLER: u16 = 0xffff;
 
-impl App {
+impl AppState {
     /// Executes a reservation command of an I/O queue and answers it. `len`: length of its data, in bytes.
     pub(crate) fn reservation(&self, ticket: Ticket, command: &Command, len: u32, data: Vec<u8>) {
         let queue = self.queues.borrow().get(&ticket.queue).and_then(|c| c.queue.clone());
@@ -106,7 +106,7 @@ impl App {
 }
 
 async fn change(
-    app: &Rc<App>,
+    app: &Rc<AppState>,
     ticket: Ticket,
     queue: &ConnectedQueue,
     command: &Command,
@@ -156,7 +156,7 @@ pub fn shared(reservations: &Reservations) -> Option<Arc<Table<HostId>>> {
 
 /// Makes the namespace the only export of its bdev while a host is registered, and stores what must outlast a loss of power.
 async fn claim_and_store(
-    app: &Rc<App>,
+    app: &Rc<AppState>,
     namespace: &Namespace,
     desc: &Desc,
     after: &Reservations,
@@ -196,7 +196,7 @@ fn own(desc: &Desc, is_owned: bool) -> SdkResult<()> {
 
 /// Writes a `ptpl_file` on a worker, because the disk may be slow and the app thread must not block.
 async fn store(
-    app: &Rc<App>,
+    app: &Rc<AppState>,
     path: String,
     desc: &Desc,
     reservations: &Reservations,
@@ -220,7 +220,7 @@ async fn store(
 
 /// Waits until the namespace has no I/O in flight for a moment, so that all I/O that began before has ended. Gives up after [`DRAIN_NS`],
 /// because the bus cannot abort the I/O.
-async fn drain(app: &Rc<App>, nqn: &str, nsid: u32) {
+async fn drain(app: &Rc<AppState>, nqn: &str, nsid: u32) {
     let groups = app.groups();
     let Ok((number, replies)) = app.expect(groups.len()) else { return };
     for (group, reply) in groups.iter().zip(replies) {

@@ -4,11 +4,11 @@
 //! a whole round in between. Then the commands and ends of connections that were in its sockets at the first message have come to the app
 //! thread.
 
-use super::App;
+use super::AppState;
 use std::collections::BTreeMap;
 use std::fmt;
 
-type Then = Box<dyn FnOnce(&App)>;
+type Then = Box<dyn FnOnce(&AppState)>;
 
 /// The work that waits for poll groups.
 #[derive(Default)]
@@ -29,7 +29,7 @@ impl fmt::Debug for Rounds {
     }
 }
 
-impl App {
+impl AppState {
     /// Runs `then` when these poll groups have checked their sockets; immediately when there are none.
     pub(super) fn after_rounds(&self, groups: &[usize], then: impl FnOnce(&Self) + 'static) {
         if groups.is_empty() {

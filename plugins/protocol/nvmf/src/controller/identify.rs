@@ -181,7 +181,7 @@ fn with_ana(subsystem: &Subsystem, common: Data) -> Data {
 }
 
 /// The ANA group to report; 0 when the subsystem does not report ANA.
-fn told_group(subsystem: &Subsystem, namespace: &Namespace) -> u32 {
+fn reported_group(subsystem: &Subsystem, namespace: &Namespace) -> u32 {
     if subsystem.options.ana_reporting { namespace.anagrpid } else { 0 }
 }
 
@@ -219,7 +219,7 @@ fn namespace_data(
     match subsystem.namespaces.get(&nsid) {
         Some(namespace) => {
             let fields = namespace_fields(namespace);
-            let anagrpid = told_group(subsystem, namespace);
+            let anagrpid = reported_group(subsystem, namespace);
             // NUSE is 0 in a state without access. NVMe Base 2.0, section 8.1.3.
             let nuse = match subsystem.ana_state(&controller.listener, namespace.anagrpid) {
                 AnaState::Inaccessible | AnaState::PersistentLoss => 0,
@@ -284,7 +284,7 @@ fn reservation_capabilities(namespace: &Namespace) -> u8 {
 
 fn independent(subsystem: &Subsystem, namespace: &Namespace) -> IndependentNamespace {
     IndependentNamespace {
-        anagrpid: told_group(subsystem, namespace),
+        anagrpid: reported_group(subsystem, namespace),
         nmic: nmic::SHARED,
         rescap: reservation_capabilities(namespace),
         nsattr: namespace.geometry.is_read_only.into(),
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn asymmetric_access_is_told_where_it_is_reported() {
+    fn asymmetric_access_is_reported_where_the_subsystem_reports_it() {
         let mut subsystem = subsystem();
         let tell = |subsystem: &Subsystem, cns| {
             let command = Identify { nsid: 1, cns, ..Identify::default() };
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn an_optional_command_is_told_only_if_every_namespace_can() {
+    fn an_optional_command_is_reported_only_if_every_namespace_supports_it() {
         let mut subsystem = subsystem();
         let namespace = subsystem.namespaces.get_mut(&1).unwrap();
         namespace.geometry.ops.unmap = false;

@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_at_any_address_is_told_by_the_address_the_host_came_to() {
+    fn a_listener_at_any_address_is_listed_with_the_address_that_the_host_used() {
         let mut model = model();
         let subsystem = model.subsystems.get_mut("nqn.2016-06.io.spdk:cnode1").unwrap();
         subsystem.listeners.clear();
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_at_any_address_is_not_told_to_hosts_of_the_other_family() {
+    fn a_listener_at_any_address_is_not_listed_for_hosts_of_the_other_family() {
         let mut model = model();
         let subsystem = model.subsystems.get_mut("nqn.2016-06.io.spdk:cnode1").unwrap();
         subsystem.listeners.clear();

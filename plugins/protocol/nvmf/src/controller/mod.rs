@@ -201,23 +201,23 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_changed_namespace_is_listed_and_told_once() {
+    fn a_changed_namespace_is_listed_and_reported_once() {
         let mut controller = ready();
         controller.events.request(ticket(5));
         controller.events.request(ticket(6));
-        let told = controller.namespace_changed(3).unwrap();
-        assert_eq!(told, (ticket(5), AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED));
+        let reported = controller.namespace_changed(3).unwrap();
+        assert_eq!(reported, (ticket(5), AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED));
         assert_eq!(controller.namespace_changed(4), None);
         assert_eq!(controller.changed_namespaces, BTreeSet::from([3, 4]));
     }
 
     #[test]
-    fn a_reservation_that_was_preempted_is_told_and_is_in_the_log() {
+    fn a_reservation_that_was_preempted_is_reported_and_is_in_the_log() {
         let mut controller = ready();
         controller.events.configuration = 0; // has no bit for it
         controller.events.request(ticket(5));
-        let told = controller.reservation_changed(Notification::RegistrationPreempted, 3);
-        assert_eq!(told, Some((ticket(5), AsyncEvent::RESERVATION_LOG_AVAILABLE)));
+        let reported = controller.reservation_changed(Notification::RegistrationPreempted, 3);
+        assert_eq!(reported, Some((ticket(5), AsyncEvent::RESERVATION_LOG_AVAILABLE)));
         assert_eq!(
             (controller.notifications.page()[8], controller.notifications.page()[12]),
             (1, 3)

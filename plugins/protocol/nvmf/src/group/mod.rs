@@ -14,7 +14,7 @@ mod reservation;
 pub use namespace::{LocalNamespace, LocalSubsystem};
 pub use queue::{Phase, Queue};
 
-use crate::app::App;
+use crate::app::AppState;
 use crate::controller::admin::Answer;
 use crate::controller::connect::Admitted;
 use crate::controller::io_counts::IoCounts;
@@ -41,7 +41,7 @@ pub struct Nvmf;
 #[derive(Debug)]
 pub struct Group {
     index: usize,
-    app: Resident<App>,
+    app: Resident<AppState>,
     subsystems: RefCell<BTreeMap<String, Rc<LocalSubsystem>>>,
     queues: RefCell<BTreeMap<u64, Rc<Qpair<Nvmf>>>>,
     next_ticket: Cell<u64>,
@@ -136,7 +136,7 @@ impl Target for Nvmf {
 
 impl Group {
     /// Creates a group without queues. `[group's thread]`
-    pub fn new(index: usize, app: Resident<App>) -> Self {
+    pub fn new(index: usize, app: Resident<AppState>) -> Self {
         let chores = Rc::new(Chores::default());
         let poller = Poller::register("nvmf_chores", 0, DoChores(Rc::clone(&chores)));
         if let Err(error) = &poller {
@@ -155,7 +155,7 @@ impl Group {
     }
 
     /// Sends a message to the app thread.
-    pub fn tell_app(&self, call: impl FnOnce(&App) + Send + 'static) {
+    pub fn tell_app(&self, call: impl FnOnce(&AppState) + Send + 'static) {
         self.app.send(move |app| call(app));
     }
 

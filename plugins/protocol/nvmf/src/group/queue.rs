@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn without_flow_control_the_head_is_not_told() {
+    fn without_flow_control_the_head_is_not_reported() {
         assert_eq!(queue(3, false).advance(), 0);
         assert_eq!(Queue::default().advance(), 0);
     }

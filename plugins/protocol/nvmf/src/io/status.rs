@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_end_of_an_io_is_told_in_the_hosts_words() {
+    fn each_status_of_an_io_becomes_a_status_of_nvme() {
         for (status, opcode, expected) in [
             (BdevStatus::SUCCESS, nvm::READ, Status::SUCCESS),
             (BdevStatus::MISCOMPARE, nvm::COMPARE, Status::COMPARE_FAILURE.with_dnr()),

@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_largest_transfer_is_told_in_pages() {
+    fn the_largest_transfer_is_reported_in_pages() {
         assert_eq!(TransportLimits::default().mdts(), 5);
         let small = TransportLimits { max_io_size: 4096, ..TransportLimits::default() };
         assert_eq!(small.mdts(), 0);

@@ -118,7 +118,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_change_of_the_discovery_log_is_told_to_those_who_read_it() {
+    fn a_change_of_the_discovery_log_is_reported_to_controllers_that_read_it() {
         let mut model = model();
         let mut controller = Controller { kind: ControllerKind::Discovery, ..ready() };
         controller.events.request(ticket(9));

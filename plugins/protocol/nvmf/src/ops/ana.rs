@@ -5,7 +5,7 @@
 use super::listener::publish_access;
 use super::namespace::check_ana_group;
 use super::{lock_subsystem, no_subsystem, on_groups};
-use crate::app::App;
+use crate::app::AppState;
 use crate::model::AnaState;
 use drivebay_sdk::nvmf::protocol::Address;
 use drivebay_sdk::{Error, Result, errno};
@@ -16,7 +16,7 @@ use std::rc::Rc;
 /// # Errors
 /// `ENODEV` without the subsystem, `ENOENT` without the listener, `EINVAL` when the subsystem does not report ANA or `group` is too high.
 pub async fn set_ana_state(
-    app: &Rc<App>,
+    app: &Rc<AppState>,
     nqn: &str,
     address: &Address,
     state: AnaState,
@@ -54,7 +54,7 @@ pub(super) fn no_listener(nqn: &str, address: &Address) -> Error {
 ///
 /// # Errors
 /// `ENODEV` without the subsystem, `ENOENT` without the namespace, `EINVAL` when `group` is too high.
-pub async fn set_ns_ana_group(app: &Rc<App>, nqn: &str, nsid: u32, group: u32) -> Result<()> {
+pub async fn set_ns_ana_group(app: &Rc<AppState>, nqn: &str, nsid: u32, group: u32) -> Result<()> {
     let _guard = lock_subsystem(app, nqn).await?;
     check_ana_group(app, nqn, group)?;
     {

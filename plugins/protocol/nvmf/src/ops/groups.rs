@@ -1,6 +1,6 @@
 //! Poll groups: starts them, and sends work to all of them.
 
-use crate::app::{App, app_handle};
+use crate::app::{AppState, app_handle};
 use crate::group::{Group, Stats};
 use crate::tasks::until;
 use drivebay_sdk::runtime::Resident;
@@ -24,7 +24,7 @@ impl Wait {
 /// A group's answer to the operation that waits for it. Dropping it unsent answers with an error.
 #[derive(Debug)]
 pub struct Reply {
-    app: Resident<App>,
+    app: Resident<AppState>,
     wait: u64,
     is_sent: bool,
 }
@@ -50,7 +50,7 @@ impl Drop for Reply {
     }
 }
 
-impl App {
+impl AppState {
     fn replied(&self, wait: u64, result: Result<()>) {
         if let Some(wait) = self.waits.borrow_mut().get_mut(&wait) {
             wait.left = wait.left.saturating_sub(1);
@@ -83,7 +83,7 @@ impl App {
 /// # Errors
 /// The first error of a group.
 pub async fn on_groups(
-    app: &Rc<App>,
+    app: &Rc<AppState>,
     each: impl Fn(&Group, Reply) + Send + Clone + 'static,
 ) -> Result<()> {
     let groups = app.groups();
@@ -99,7 +99,7 @@ pub async fn on_groups(
 ///
 /// # Errors
 /// When a group gives no answer.
-pub async fn collect_stats(app: &Rc<App>) -> Result<Vec<Stats>> {
+pub async fn collect_stats(app: &Rc<AppState>) -> Result<Vec<Stats>> {
     let groups = app.groups();
     let (number, replies) = app.expect(groups.len())?;
     for (group, reply) in groups.iter().zip(replies) {
@@ -121,7 +121,7 @@ pub async fn collect_stats(app: &Rc<App>) -> Result<Vec<Stats>> {
 ///
 /// # Errors
 /// `EINVAL` for a mask without a reactor's core, or the error of the host.
-pub fn ensure_groups(app: &Rc<App>) -> Result<()> {
+pub fn ensure_groups(app: &Rc<AppState>) -> Result<()> {
     let server = app.server().ok_or_else(|| Error::new(errno::EIO, "the target has ended"))?;
     if !server.groups().is_empty() {
         return Ok(());

@@ -2,7 +2,7 @@
 
 use super::ana::no_listener;
 use super::{lock_subsystem, on_groups};
-use crate::app::App;
+use crate::app::AppState;
 use crate::model::{Access, AnaState, matches};
 use crate::tasks::until;
 use drivebay_sdk::nvmf::protocol::Address;
@@ -14,7 +14,7 @@ use std::rc::Rc;
 /// # Errors
 /// `ENODEV` without the subsystem, `EINVAL` without the transport, `EEXIST`, `EADDRINUSE`, `EADDRNOTAVAIL`.
 pub async fn add_listener(
-    app: &Rc<App>,
+    app: &Rc<AppState>,
     nqn: &str,
     address: Address,
     state: AnaState,
@@ -53,7 +53,7 @@ pub async fn add_listener(
 
 /// Sends to every poll group how a listener serves the ANA groups; `None` removes the listener.
 pub(super) async fn publish_access(
-    app: &Rc<App>,
+    app: &Rc<AppState>,
     nqn: &str,
     portid: u16,
     access: Option<Access>,
@@ -66,7 +66,7 @@ pub(super) async fn publish_access(
     .await
 }
 
-fn begin_listening(app: &App, address: &Address) -> Result<()> {
+fn begin_listening(app: &AppState, address: &Address) -> Result<()> {
     let mut listening = app.listening.borrow_mut();
     if let Some((_, count)) = listening.iter_mut().find(|(other, _)| other == address) {
         *count += 1;
@@ -91,13 +91,13 @@ fn begin_listening(app: &App, address: &Address) -> Result<()> {
 ///
 /// # Errors
 /// `ENODEV` without the subsystem, `ENOENT` without the listener.
-pub async fn remove_listener(app: &Rc<App>, nqn: &str, address: &Address) -> Result<()> {
+pub async fn remove_listener(app: &Rc<AppState>, nqn: &str, address: &Address) -> Result<()> {
     let _guard = lock_subsystem(app, nqn).await?;
     remove_locked(app, nqn, address).await
 }
 
 /// Like [`remove_listener`]. The caller has locked the subsystem.
-pub(super) async fn remove_locked(app: &Rc<App>, nqn: &str, address: &Address) -> Result<()> {
+pub(super) async fn remove_locked(app: &Rc<AppState>, nqn: &str, address: &Address) -> Result<()> {
     let place = {
         let model = app.model.borrow();
         let subsystem = model.subsystems.get(nqn);
@@ -122,7 +122,7 @@ pub(super) async fn remove_locked(app: &Rc<App>, nqn: &str, address: &Address) -
     }
 }
 
-fn end_listening(app: &App, address: &Address) {
+fn end_listening(app: &AppState, address: &Address) {
     let mut listening = app.listening.borrow_mut();
     let Some(place) = listening.iter().position(|(other, _)| other == address) else { return };
     let is_last = listening.get_mut(place).is_none_or(|(_, count)| {

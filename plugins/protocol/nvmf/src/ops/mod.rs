@@ -19,7 +19,7 @@ pub use stop::stop;
 pub use subsystem::{create_subsystem, delete_subsystem, remove_host};
 pub use transport::{create_transport, fabric_leaves};
 
-use crate::app::App;
+use crate::app::AppState;
 use crate::tasks::until;
 use drivebay_sdk::{Error, Result, errno};
 use std::rc::Rc;
@@ -27,7 +27,7 @@ use std::rc::Rc;
 /// A lock. Other operations with the same name wait until it is dropped.
 #[derive(Debug)]
 pub struct Guard {
-    app: Rc<App>,
+    app: Rc<AppState>,
     name: String,
 }
 
@@ -39,7 +39,7 @@ impl Drop for Guard {
 }
 
 /// Locks a name. Waits while another operation has locked it.
-pub async fn lock(app: &Rc<App>, name: &str) -> Guard {
+pub async fn lock(app: &Rc<AppState>, name: &str) -> Guard {
     until(|| !app.busy.borrow().contains(name)).await;
     app.busy.borrow_mut().insert(name.to_owned());
     Guard { app: Rc::clone(app), name: name.to_owned() }
@@ -49,7 +49,7 @@ pub async fn lock(app: &Rc<App>, name: &str) -> Guard {
 ///
 /// # Errors
 /// `ENODEV` when it does not exist once the lock is taken.
-pub async fn lock_subsystem(app: &Rc<App>, nqn: &str) -> Result<Guard> {
+pub async fn lock_subsystem(app: &Rc<AppState>, nqn: &str) -> Result<Guard> {
     let guard = lock(app, nqn).await;
     if app.model.borrow().subsystems.contains_key(nqn) { Ok(guard) } else { Err(no_subsystem(nqn)) }
 }

@@ -4,7 +4,7 @@
 //! and without channels, before its bdev is closed.
 
 use super::{lock, lock_subsystem, on_groups};
-use crate::app::{App, app, reservation};
+use crate::app::{AppState, app, reservation};
 use crate::model::{Geometry, Namespace, Ops, hex, uuid_text};
 use drivebay_sdk::bdev::{self, Desc, Event, Info, IoFlags, OpSet};
 use drivebay_sdk::{Error, Result, errno};
@@ -34,7 +34,7 @@ pub struct NewNamespace {
 ///
 /// # Errors
 /// `ENODEV` without the subsystem or bdev, `EPERM` when the bdev is claimed, `EEXIST`, `ENOSPC`, `EINVAL` with the name of the wrong field.
-pub async fn add_namespace(app: &Rc<App>, nqn: &str, new: NewNamespace) -> Result<u32> {
+pub async fn add_namespace(app: &Rc<AppState>, nqn: &str, new: NewNamespace) -> Result<u32> {
     let _guard = lock_subsystem(app, nqn).await?;
     super::ensure_groups(app)?;
     let nsid = choose_nsid(app, nqn, new.nsid)?;
@@ -98,7 +98,7 @@ pub async fn add_namespace(app: &Rc<App>, nqn: &str, new: NewNamespace) -> Resul
 }
 
 /// Checks that the number of an ANA group is at most `max_namespaces`.
-pub(super) fn check_ana_group(app: &App, nqn: &str, group: u32) -> Result<u32> {
+pub(super) fn check_ana_group(app: &AppState, nqn: &str, group: u32) -> Result<u32> {
     let model = app.model.borrow();
     let subsystem = model.subsystems.get(nqn).ok_or_else(|| super::no_subsystem(nqn))?;
     let max = subsystem.max_namespaces();
@@ -109,7 +109,7 @@ pub(super) fn check_ana_group(app: &App, nqn: &str, group: u32) -> Result<u32> {
 }
 
 /// Checks that every transport can transfer a block.
-fn check_block_fits(app: &App, block_size: u32) -> Result<()> {
+fn check_block_fits(app: &AppState, block_size: u32) -> Result<()> {
     let transports = app.transports.borrow();
     let least = transports.values().map(|entry| entry.limits.max_io_size).min();
     match least.filter(|least| *least < block_size) {
@@ -122,7 +122,7 @@ fn check_block_fits(app: &App, block_size: u32) -> Result<()> {
 }
 
 /// Two namespaces must not share a file: each would overwrite the reservations of the other.
-fn check_ptpl_file(app: &App, path: Option<&str>) -> Result<()> {
+fn check_ptpl_file(app: &AppState, path: Option<&str>) -> Result<()> {
     let Some(path) = path else { return Ok(()) };
     let model = app.model.borrow();
     let mut all =
@@ -139,7 +139,7 @@ fn check_ptpl_file(app: &App, path: Option<&str>) -> Result<()> {
 }
 
 /// Checks that no other namespace of the subsystem has the same identity: hosts would drop one of them, or write to the wrong disk.
-fn check_identity(app: &App, nqn: &str, new: &Namespace) -> Result<()> {
+fn check_identity(app: &AppState, nqn: &str, new: &Namespace) -> Result<()> {
     let model = app.model.borrow();
     let Some(subsystem) = model.subsystems.get(nqn) else { return Ok(()) };
     let taken = |field: &str, given: String, same: &dyn Fn(&Namespace) -> bool| match subsystem
@@ -166,7 +166,7 @@ fn check_identity(app: &App, nqn: &str, new: &Namespace) -> Result<()> {
     Ok(())
 }
 
-fn choose_nsid(app: &App, nqn: &str, wanted: u32) -> Result<u32> {
+fn choose_nsid(app: &AppState, nqn: &str, wanted: u32) -> Result<u32> {
     let model = app.model.borrow();
     let subsystem = model.subsystems.get(nqn).ok_or_else(|| super::no_subsystem(nqn))?;
     if subsystem.kind == crate::model::ControllerKind::Discovery {
@@ -243,7 +243,7 @@ fn happened(nqn: &str, nsid: u32, event: Event) {
     }
 }
 
-fn resized(app: &App, nqn: &str, nsid: u32, num_blocks: u64) {
+fn resized(app: &AppState, nqn: &str, nsid: u32, num_blocks: u64) {
     let mut model = app.model.borrow_mut();
     let subsystem = model.subsystems.get_mut(nqn);
     let Some(namespace) = subsystem.and_then(|s| s.namespaces.get_mut(&nsid)) else { return };
@@ -261,13 +261,13 @@ fn resized(app: &App, nqn: &str, nsid: u32, num_blocks: u64) {
 ///
 /// # Errors
 /// `ENODEV` without the subsystem, `ENOENT` without the namespace.
-pub async fn remove_namespace(app: &Rc<App>, nqn: &str, nsid: u32) -> Result<()> {
+pub async fn remove_namespace(app: &Rc<AppState>, nqn: &str, nsid: u32) -> Result<()> {
     let _guard = lock_subsystem(app, nqn).await?;
     remove_locked(app, nqn, nsid).await
 }
 
 /// Like [`remove_namespace`]. The caller has locked the subsystem.
-pub(super) async fn remove_locked(app: &Rc<App>, nqn: &str, nsid: u32) -> Result<()> {
+pub(super) async fn remove_locked(app: &Rc<AppState>, nqn: &str, nsid: u32) -> Result<()> {
     let removed = {
         let mut model = app.model.borrow_mut();
         let subsystem = model.subsystems.get_mut(nqn);
@@ -287,7 +287,7 @@ pub(super) async fn remove_locked(app: &Rc<App>, nqn: &str, nsid: u32) -> Result
     Ok(())
 }
 
-async fn end_in_groups(app: &Rc<App>, nqn: &str, nsid: u32) -> Result<()> {
+async fn end_in_groups(app: &Rc<AppState>, nqn: &str, nsid: u32) -> Result<()> {
     let nqn = nqn.to_owned();
     on_groups(app, move |group, reply| group.remove_namespace(&nqn, nsid, reply)).await
 }

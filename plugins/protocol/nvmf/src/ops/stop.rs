@@ -2,14 +2,14 @@
 
 use super::transport::end_transport;
 use super::{delete_subsystem, lock};
-use crate::app::App;
+use crate::app::AppState;
 use drivebay_sdk::Stopping;
 use drivebay_sdk::runtime::task;
 use drivebay_spec_nvme::nqn;
 use std::rc::Rc;
 
 /// Ends subsystems, transports and poll groups, in this order. Then drops the token.
-pub async fn stop(app: &Rc<App>, stopping: Stopping) {
+pub async fn stop(app: &Rc<AppState>, stopping: Stopping) {
     let names: Vec<String> = app.model.borrow().subsystems.keys().cloned().collect();
     for name in names.iter().filter(|name| *name != nqn::DISCOVERY) {
         if let Err(error) = delete_subsystem(app, name).await {

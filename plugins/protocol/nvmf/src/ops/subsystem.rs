@@ -3,7 +3,7 @@
 use super::listener::remove_locked as remove_listener_locked;
 use super::namespace::remove_locked as remove_namespace_locked;
 use super::{lock_subsystem, on_groups};
-use crate::app::{App, Connection};
+use crate::app::{AppState, Connection};
 use crate::model::{Options, Subsystem, check_text};
 use crate::tasks::until;
 use drivebay_sdk::{Error, Result, errno};
@@ -18,7 +18,7 @@ const MODEL_NUMBER_MAX: usize = 40;
 /// # Errors
 /// `EEXIST`; `EINVAL` with the name of the field; `ENOSPC` when `max_subsystems` is reached.
 pub fn create_subsystem(
-    app: &App,
+    app: &AppState,
     name: &str,
     options: Options,
     allow_any_host: bool,
@@ -65,7 +65,7 @@ pub fn create_subsystem(
 ///
 /// # Errors
 /// `ENODEV` when it does not exist.
-pub async fn delete_subsystem(app: &Rc<App>, name: &str) -> Result<()> {
+pub async fn delete_subsystem(app: &Rc<AppState>, name: &str) -> Result<()> {
     let _guard = lock_subsystem(app, name).await?;
     let (listeners, nsids) = {
         let mut model = app.model.borrow_mut();
@@ -96,7 +96,7 @@ pub async fn delete_subsystem(app: &Rc<App>, name: &str) -> Result<()> {
 }
 
 /// Ends connections and waits until they have ended.
-async fn disconnect(app: &Rc<App>, is_one: impl Fn(&Connection) -> bool + Copy) {
+async fn disconnect(app: &Rc<AppState>, is_one: impl Fn(&Connection) -> bool + Copy) {
     app.close_all(is_one);
     until(|| !app.has_connection(is_one)).await;
 }
@@ -105,7 +105,7 @@ async fn disconnect(app: &Rc<App>, is_one: impl Fn(&Connection) -> bool + Copy) 
 ///
 /// # Errors
 /// `ENODEV` without the subsystem, `ENOENT` when the host is not listed.
-pub async fn remove_host(app: &Rc<App>, name: &str, hostnqn: &str) -> Result<()> {
+pub async fn remove_host(app: &Rc<AppState>, name: &str, hostnqn: &str) -> Result<()> {
     let _guard = lock_subsystem(app, name).await?;
     let was_listed = {
         let mut model = app.model.borrow_mut();

@@ -1,7 +1,7 @@
 //! Creates and ends transports. The host may have to load the fabric's plugin first.
 
 use super::{ensure_groups, lock, remove_listener};
-use crate::app::{App, TransportEntry};
+use crate::app::{AppState, TransportEntry};
 use crate::model::TransportLimits;
 use crate::tasks::until;
 use drivebay_sdk::nvmf::protocol::{Leaving, Transport};
@@ -14,7 +14,7 @@ use crate::group::Nvmf;
 ///
 /// # Errors
 /// `EEXIST`; `EINVAL` when no plugin has the type; errors of the fabric.
-pub async fn create_transport(app: &Rc<App>, trtype: &str, options: &str) -> Result<()> {
+pub async fn create_transport(app: &Rc<AppState>, trtype: &str, options: &str) -> Result<()> {
     let _guard = lock(app, trtype).await;
     if app.transports.borrow().contains_key(trtype) {
         return Err(Error::new(errno::EEXIST, format!("transport type {trtype} already exists")));
@@ -42,7 +42,7 @@ pub async fn create_transport(app: &Rc<App>, trtype: &str, options: &str) -> Res
 }
 
 /// Checks that a block of every namespace fits into one command.
-fn check_blocks_fit(app: &App, limits: &TransportLimits) -> Result<()> {
+fn check_blocks_fit(app: &AppState, limits: &TransportLimits) -> Result<()> {
     let model = app.model.borrow();
     let namespaces = model.subsystems.values().flat_map(|subsystem| subsystem.namespaces.values());
     let largest = namespaces.max_by_key(|namespace| namespace.geometry.block_size);
@@ -67,7 +67,7 @@ fn not_available(trtype: &str) -> Error {
     )
 }
 
-async fn join_groups(app: &Rc<App>, transport: &Transport<Nvmf>) -> Result<()> {
+async fn join_groups(app: &Rc<AppState>, transport: &Transport<Nvmf>) -> Result<()> {
     let groups = app.groups();
     let (number, replies) = app.expect(groups.len())?;
     for (group, reply) in groups.iter().zip(replies) {
@@ -76,7 +76,7 @@ async fn join_groups(app: &Rc<App>, transport: &Transport<Nvmf>) -> Result<()> {
     app.replies(number).await
 }
 
-async fn leave_groups(app: &Rc<App>, transport: &Transport<Nvmf>) -> Result<()> {
+async fn leave_groups(app: &Rc<AppState>, transport: &Transport<Nvmf>) -> Result<()> {
     let groups = app.groups();
     let (number, replies) = app.expect(groups.len())?;
     for (group, reply) in groups.iter().zip(replies) {
@@ -86,7 +86,7 @@ async fn leave_groups(app: &Rc<App>, transport: &Transport<Nvmf>) -> Result<()> 
 }
 
 /// Ends a transport with its listeners, its connections and its parts of the poll groups.
-pub(super) async fn end_transport(app: &Rc<App>, trtype: &str) -> Result<()> {
+pub(super) async fn end_transport(app: &Rc<AppState>, trtype: &str) -> Result<()> {
     let _guard = lock(app, trtype).await;
     let listeners: Vec<_> = {
         let model = app.model.borrow();
@@ -114,7 +114,7 @@ pub(super) async fn end_transport(app: &Rc<App>, trtype: &str) -> Result<()> {
 }
 
 /// Ends the transport of a fabric whose plugin is unloaded.
-pub async fn fabric_leaves(app: &Rc<App>, leaving: Leaving) {
+pub async fn fabric_leaves(app: &Rc<AppState>, leaving: Leaving) {
     let trtype = {
         let transports = app.transports.borrow();
         let mut found = transports.iter().filter(|(_, entry)| entry.transport.id() == leaving.id());

@@ -1,17 +1,17 @@
 //! The methods, with the names, parameters and results of the reference.
 
 mod ana;
-mod check;
 mod failure;
 mod former;
 mod params;
+mod unsupported;
 mod view;
 
 pub(crate) use ana::ana_word;
 pub use params::SetConfig;
 pub(crate) use view::address as address_view;
 
-use crate::app::{App, app};
+use crate::app::{AppState, app};
 use crate::model::{AnaState, Options, Referral, address_of, parse_hex};
 use crate::ops::{self, NewNamespace};
 use drivebay_sdk::nvmf::protocol::Address;
@@ -190,7 +190,7 @@ fn at_any_time(description: Description) -> Description {
     description.states(&[State::Startup, State::Runtime])
 }
 
-fn this() -> Result<Rc<App>> {
+fn this() -> Result<Rc<AppState>> {
     app().ok_or_else(|| Error::new(errno::EIO, "the target has ended"))
 }
 
@@ -198,7 +198,7 @@ fn this() -> Result<Rc<App>> {
 fn at_once<P: Params + 'static, V: ParamType + 'static>(
     name: &str,
     doc: &str,
-    run: impl Fn(&App, P) -> Result<V> + 'static,
+    run: impl Fn(&AppState, P) -> Result<V> + 'static,
 ) -> Method {
     let method = name.to_owned();
     Method::new(name, doc, move |_, call: Call, params: P| {
@@ -209,7 +209,7 @@ fn at_once<P: Params + 'static, V: ParamType + 'static>(
 }
 
 /// A method that answers when its operation is complete.
-fn later<P, V, F>(name: &str, doc: &str, run: fn(Rc<App>, P) -> F) -> Method
+fn later<P, V, F>(name: &str, doc: &str, run: fn(Rc<AppState>, P) -> F) -> Method
 where
     P: Params + 'static,
     V: ParamType,
@@ -237,8 +237,8 @@ fn address(given: &ListenAddress) -> Address {
     address_of(&given.trtype, given.adrfam.as_deref(), &given.traddr, trsvcid)
 }
 
-async fn create_transport(app: Rc<App>, params: CreateTransport) -> Result<bool> {
-    check::target(params.tgt_name.as_deref())?;
+async fn create_transport(app: Rc<AppState>, params: CreateTransport) -> Result<bool> {
+    unsupported::target(params.tgt_name.as_deref())?;
     let trtype = params.trtype.to_ascii_uppercase();
     let params = CreateTransport { trtype: trtype.clone(), tgt_name: None, ..params };
     let options = serde_json::to_string(&params)
@@ -247,8 +247,8 @@ async fn create_transport(app: Rc<App>, params: CreateTransport) -> Result<bool>
     Ok(true)
 }
 
-fn get_transports(app: &App, params: GetTransports) -> Result<Vec<Value>> {
-    check::target(params.tgt_name.as_deref())?;
+fn get_transports(app: &AppState, params: GetTransports) -> Result<Vec<Value>> {
+    unsupported::target(params.tgt_name.as_deref())?;
     let wanted = params.trtype.map(|trtype| trtype.to_ascii_uppercase());
     let transports = app.transports.borrow();
     if let Some(wanted) = &wanted
@@ -271,9 +271,9 @@ pub(crate) fn transport_options(trtype: &str, dumped: &str) -> Value {
     Value::Object(view)
 }
 
-fn create_subsystem(app: &App, params: CreateSubsystem) -> Result<bool> {
-    check::target(params.tgt_name.as_deref())?;
-    check::create_subsystem(&params)?;
+fn create_subsystem(app: &AppState, params: CreateSubsystem) -> Result<bool> {
+    unsupported::target(params.tgt_name.as_deref())?;
+    unsupported::create_subsystem(&params)?;
     let defaults = Options::default();
     let options = Options {
         serial_number: params.serial_number.unwrap_or(defaults.serial_number),
@@ -289,14 +289,14 @@ fn create_subsystem(app: &App, params: CreateSubsystem) -> Result<bool> {
     Ok(true)
 }
 
-async fn delete_subsystem(app: Rc<App>, params: OneSubsystem) -> Result<bool> {
-    check::target(params.tgt_name.as_deref())?;
+async fn delete_subsystem(app: Rc<AppState>, params: OneSubsystem) -> Result<bool> {
+    unsupported::target(params.tgt_name.as_deref())?;
     ops::delete_subsystem(&app, &params.nqn).await?;
     Ok(true)
 }
 
-fn get_subsystems(app: &App, params: GetSubsystems) -> Result<Vec<view::SubsystemView>> {
-    check::target(params.tgt_name.as_deref())?;
+fn get_subsystems(app: &AppState, params: GetSubsystems) -> Result<Vec<view::SubsystemView>> {
+    unsupported::target(params.tgt_name.as_deref())?;
     let model = app.model.borrow();
     match &params.nqn {
         Some(nqn) => {
@@ -307,41 +307,41 @@ fn get_subsystems(app: &App, params: GetSubsystems) -> Result<Vec<view::Subsyste
     }
 }
 
-async fn add_listener(app: Rc<App>, params: AddListener) -> Result<bool> {
-    check::target(params.tgt_name.as_deref())?;
-    check::add_listener(&params)?;
+async fn add_listener(app: Rc<AppState>, params: AddListener) -> Result<bool> {
+    unsupported::target(params.tgt_name.as_deref())?;
+    unsupported::add_listener(&params)?;
     let state = params.ana_state.map_or(AnaState::Optimized, AnaState::from);
     ops::add_listener(&app, &params.nqn, address(&params.listen_address), state).await?;
     Ok(true)
 }
 
-async fn remove_listener(app: Rc<App>, params: RemoveListener) -> Result<bool> {
-    check::target(params.tgt_name.as_deref())?;
+async fn remove_listener(app: Rc<AppState>, params: RemoveListener) -> Result<bool> {
+    unsupported::target(params.tgt_name.as_deref())?;
     ops::remove_listener(&app, &params.nqn, &address(&params.listen_address)).await?;
     Ok(true)
 }
 
-async fn set_ana_state(app: Rc<App>, params: SetAnaState) -> Result<bool> {
-    check::target(params.tgt_name.as_deref())?;
+async fn set_ana_state(app: Rc<AppState>, params: SetAnaState) -> Result<bool> {
+    unsupported::target(params.tgt_name.as_deref())?;
     let (address, state) = (address(&params.listen_address), params.ana_state.into());
     let group = params.anagrpid.filter(|group| *group != 0);
     ops::set_ana_state(&app, &params.nqn, &address, state, group).await?;
     Ok(true)
 }
 
-async fn set_ns_ana_group(app: Rc<App>, params: SetNsAnaGroup) -> Result<bool> {
-    check::target(params.tgt_name.as_deref())?;
+async fn set_ns_ana_group(app: Rc<AppState>, params: SetNsAnaGroup) -> Result<bool> {
+    unsupported::target(params.tgt_name.as_deref())?;
     ops::set_ns_ana_group(&app, &params.nqn, params.nsid, params.anagrpid).await?;
     Ok(true)
 }
 
-fn get_listeners(app: &App, params: OneSubsystem) -> Result<Vec<view::ListenerView>> {
-    check::target(params.tgt_name.as_deref())?;
+fn get_listeners(app: &AppState, params: OneSubsystem) -> Result<Vec<view::ListenerView>> {
+    unsupported::target(params.tgt_name.as_deref())?;
     with_subsystem(app, &params.nqn, |subsystem| Ok(view::listeners(subsystem)))
 }
 
 fn with_subsystem<V>(
-    app: &App,
+    app: &AppState,
     nqn: &str,
     body: impl FnOnce(&mut crate::model::Subsystem) -> Result<V>,
 ) -> Result<V> {
@@ -349,10 +349,10 @@ fn with_subsystem<V>(
     body(model.subsystems.get_mut(nqn).ok_or_else(|| ops::no_subsystem(nqn))?)
 }
 
-async fn add_ns(app: Rc<App>, params: AddNs) -> Result<u32> {
-    check::target(params.tgt_name.as_deref())?;
+async fn add_ns(app: Rc<AppState>, params: AddNs) -> Result<u32> {
+    unsupported::target(params.tgt_name.as_deref())?;
     let given = params.namespace;
-    check::namespace(&given)?;
+    unsupported::namespace(&given)?;
     let new = NewNamespace {
         nsid: given.nsid.unwrap_or_default(),
         nguid: identifier("namespace.nguid", given.nguid.as_deref())?,
@@ -371,15 +371,15 @@ fn identifier<const N: usize>(field: &str, given: Option<&str>) -> Result<Option
     given.map(parse).transpose()
 }
 
-async fn remove_ns(app: Rc<App>, params: RemoveNs) -> Result<bool> {
-    check::target(params.tgt_name.as_deref())?;
+async fn remove_ns(app: Rc<AppState>, params: RemoveNs) -> Result<bool> {
+    unsupported::target(params.tgt_name.as_deref())?;
     ops::remove_namespace(&app, &params.nqn, params.nsid).await?;
     Ok(true)
 }
 
-fn add_host(app: &App, params: AddHost) -> Result<bool> {
-    check::target(params.tgt_name.as_deref())?;
-    check::add_host(&params)?;
+fn add_host(app: &AppState, params: AddHost) -> Result<bool> {
+    unsupported::target(params.tgt_name.as_deref())?;
+    unsupported::add_host(&params)?;
     let (name, host) = (&params.nqn, params.host);
     nqn::check_host(&host).map_err(|why| Error::invalid("host", &host, why))?;
     with_subsystem(app, name, |subsystem| {
@@ -392,14 +392,14 @@ fn add_host(app: &App, params: AddHost) -> Result<bool> {
     Ok(true)
 }
 
-async fn remove_host(app: Rc<App>, params: RemoveHost) -> Result<bool> {
-    check::target(params.tgt_name.as_deref())?;
+async fn remove_host(app: Rc<AppState>, params: RemoveHost) -> Result<bool> {
+    unsupported::target(params.tgt_name.as_deref())?;
     ops::remove_host(&app, &params.nqn, &params.host).await?;
     Ok(true)
 }
 
-fn allow_any_host(app: &App, params: AllowAnyHost) -> Result<bool> {
-    check::target(params.tgt_name.as_deref())?;
+fn allow_any_host(app: &AppState, params: AllowAnyHost) -> Result<bool> {
+    unsupported::target(params.tgt_name.as_deref())?;
     with_subsystem(app, &params.nqn, |subsystem| {
         subsystem.allow_any_host = params.allow_any_host;
         Ok(())
@@ -408,15 +408,15 @@ fn allow_any_host(app: &App, params: AllowAnyHost) -> Result<bool> {
     Ok(true)
 }
 
-fn get_controllers(app: &App, params: OneSubsystem) -> Result<Vec<view::ControllerView>> {
-    check::target(params.tgt_name.as_deref())?;
+fn get_controllers(app: &AppState, params: OneSubsystem) -> Result<Vec<view::ControllerView>> {
+    unsupported::target(params.tgt_name.as_deref())?;
     with_subsystem(app, &params.nqn, |subsystem| {
         Ok(subsystem.controllers.values().map(view::controller).collect())
     })
 }
 
-fn get_qpairs(app: &App, params: OneSubsystem) -> Result<Vec<view::QpairView>> {
-    check::target(params.tgt_name.as_deref())?;
+fn get_qpairs(app: &AppState, params: OneSubsystem) -> Result<Vec<view::QpairView>> {
+    unsupported::target(params.tgt_name.as_deref())?;
     with_subsystem(app, &params.nqn, |_| Ok(()))?;
     let queues = app.queues.borrow();
     let of_subsystem = queues.iter().filter_map(|(id, connection)| {
@@ -426,21 +426,21 @@ fn get_qpairs(app: &App, params: OneSubsystem) -> Result<Vec<view::QpairView>> {
     Ok(of_subsystem.collect())
 }
 
-fn get_targets(_app: &App, _params: NoParams) -> Result<Vec<String>> {
-    Ok(vec![check::TARGET.to_owned()])
+fn get_targets(_app: &AppState, _params: NoParams) -> Result<Vec<String>> {
+    Ok(vec![unsupported::TARGET.to_owned()])
 }
 
-async fn get_stats(app: Rc<App>, params: OneTarget) -> Result<view::StatsView> {
-    check::target(params.tgt_name.as_deref())?;
+async fn get_stats(app: Rc<AppState>, params: OneTarget) -> Result<view::StatsView> {
+    unsupported::target(params.tgt_name.as_deref())?;
     ops::ensure_groups(&app)?;
     let mut stats = ops::collect_stats(&app).await?;
     let trtypes: Vec<String> = app.transports.borrow().keys().cloned().collect();
     Ok(view::stats(&mut stats, &trtypes))
 }
 
-fn set_config(app: &App, params: SetConfig) -> Result<bool> {
-    check::set_config(&params)?;
-    let filter = check::discovery_filter(&params)?;
+fn set_config(app: &AppState, params: SetConfig) -> Result<bool> {
+    unsupported::set_config(&params)?;
+    let filter = unsupported::discovery_filter(&params)?;
     let mask = |config: Option<&SetConfig>| config.and_then(|c| c.poll_groups_mask.clone());
     let is_same = mask(Some(&params)) == mask(app.config.borrow().as_ref());
     if !is_same && !app.groups().is_empty() {
@@ -454,7 +454,7 @@ fn set_config(app: &App, params: SetConfig) -> Result<bool> {
     Ok(true)
 }
 
-fn set_max_subsystems(app: &App, params: SetMaxSubsystems) -> Result<bool> {
+fn set_max_subsystems(app: &AppState, params: SetMaxSubsystems) -> Result<bool> {
     let mut model = app.model.borrow_mut();
     let have = model.subsystems.len();
     if (params.max_subsystems as usize) < have {
@@ -465,13 +465,13 @@ fn set_max_subsystems(app: &App, params: SetMaxSubsystems) -> Result<bool> {
     Ok(true)
 }
 
-fn set_crdt(app: &App, params: SetCrdt) -> Result<bool> {
+fn set_crdt(app: &AppState, params: SetCrdt) -> Result<bool> {
     app.model.borrow_mut().crdt = [params.crdt1, params.crdt2, params.crdt3];
     Ok(true)
 }
 
-fn add_referral(app: &App, params: AddReferral) -> Result<bool> {
-    check::target(params.tgt_name.as_deref())?;
+fn add_referral(app: &AppState, params: AddReferral) -> Result<bool> {
+    unsupported::target(params.tgt_name.as_deref())?;
     let subnqn = params.subnqn.filter(|name| !name.is_empty());
     let subnqn = subnqn.unwrap_or_else(|| nqn::DISCOVERY.to_owned());
     nqn::check(&subnqn).map_err(|why| Error::invalid("subnqn", &subnqn, why))?;
@@ -486,8 +486,8 @@ fn add_referral(app: &App, params: AddReferral) -> Result<bool> {
     Ok(true)
 }
 
-fn remove_referral(app: &App, params: RemoveReferral) -> Result<bool> {
-    check::target(params.tgt_name.as_deref())?;
+fn remove_referral(app: &AppState, params: RemoveReferral) -> Result<bool> {
+    unsupported::target(params.tgt_name.as_deref())?;
     let subnqn = params.subnqn.filter(|name| !name.is_empty());
     let subnqn = subnqn.unwrap_or_else(|| nqn::DISCOVERY.to_owned());
     let address = address(&params.address);
@@ -500,7 +500,7 @@ fn remove_referral(app: &App, params: RemoveReferral) -> Result<bool> {
     Ok(true)
 }
 
-fn get_referrals(app: &App, params: OneTarget) -> Result<Vec<view::ReferralView>> {
-    check::target(params.tgt_name.as_deref())?;
+fn get_referrals(app: &AppState, params: OneTarget) -> Result<Vec<view::ReferralView>> {
+    unsupported::target(params.tgt_name.as_deref())?;
     Ok(app.model.borrow().referrals.iter().map(view::referral).collect())
 }

@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn poll_groups_are_told_in_their_order() {
+    fn poll_groups_are_listed_in_their_order() {
         let at = |index| Stats { index, ..Stats::default() };
         let view = stats(&mut [at(1), at(0)], &["TCP".into()]);
         assert_eq!(view.poll_groups[0].name, "nvmf_tgt_poll_group_000");

@@ -561,7 +561,7 @@ fn a_host_that_comes_back_waits_until_what_it_left_behind_cannot_execute_any_mor
 }
 
 #[test]
-fn a_host_whose_requests_do_not_end_is_told_to_come_again_and_never_admitted() {
+fn a_host_whose_requests_do_not_end_is_told_to_retry_and_never_admitted() {
     let target = Target::start();
     let (admin, io) = target.controller();
     disk::hold(true);

@@ -237,7 +237,7 @@ fn a_command_before_icreq_and_a_second_icreq_are_out_of_sequence() {
 }
 
 #[test]
-fn wrong_fields_of_the_common_header_are_told_by_their_offset() {
+fn wrong_fields_of_the_common_header_are_reported_by_their_offset() {
     // A long PLEN means that there is data, but PDO is 0.
     for (byte, value, fei) in
         [(0, 5, 0), (0, 0x0a, 0), (1, 1, 1), (2, 71, 2), (4, 71, 4), (7, 1, 3)]
@@ -346,7 +346,7 @@ fn in_capsule_data_may_begin_at_an_offset_and_be_followed_by_more() {
 }
 
 #[test]
-fn more_in_capsule_data_than_told_is_fatal_unless_it_is_an_admin_command() {
+fn more_in_capsule_data_than_announced_is_fatal_unless_it_is_an_admin_command() {
     let mut wire = Wire::open();
     wire.send(&wire.capsule(in_capsule(1, 0, 4100), &pattern(4100)));
     assert_eq!(wire.terminated(), ProtocolError::field(4));
@@ -515,7 +515,7 @@ fn a_write_asks_for_as_much_as_the_host_permits_and_then_for_the_rest() {
 }
 
 #[test]
-fn data_that_was_not_asked_for_is_fatal_and_told_what_is_wrong_with_it() {
+fn data_that_was_not_requested_is_fatal_and_the_error_says_what_is_wrong_with_it() {
     let out_of_range = ProtocolError::of(Fes::DataOutOfRange);
     type Change = fn(&mut R2t, &mut u32, &mut usize, &mut bool);
     let cases: [(Change, ProtocolError); 8] = [

@@ -120,7 +120,7 @@ fn a_queue_may_be_silent_for_ever() {
 }
 
 #[test]
-fn a_host_that_does_not_close_after_it_was_told_to_is_cut_off() {
+fn a_host_that_does_not_close_after_an_error_is_cut_off() {
     let mut scene = Scene::open("{}");
     scene.fake.set_now_ns(7);
     scene.host.write_all(&[0xff; 8]).unwrap();

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn too_many_changed_namespaces_are_told_as_all() {
+    fn too_many_changed_namespaces_are_reported_as_all() {
         let many: Vec<u32> = (1..=1025).collect();
         assert_eq!(changed_namespaces(&many)[..8], [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
         assert_eq!(changed_namespaces(&[3])[..8], [3, 0, 0, 0, 0, 0, 0, 0]);

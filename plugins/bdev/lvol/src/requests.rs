@@ -26,7 +26,7 @@ type Wanted = BTreeMap<u32, Vec<Resident<ThreadState>>>;
 
 /// What a channel waits for at one cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ask {
+pub(crate) enum Need {
     /// Waits for the end of a change in progress.
     Settled,
     /// The allocation of the cluster to the volume.
@@ -35,7 +35,7 @@ pub(crate) enum Ask {
 
 /// Open requests of the channels of a volume.
 #[derive(Debug, Default)]
-pub(crate) struct Asked {
+pub(crate) struct Requests {
     settled: Vec<(u32, Resident<ThreadState>)>,
     clusters: Wanted,
     unmaps: Vec<Unmap>,
@@ -60,19 +60,25 @@ enum Work {
     Clusters(Wanted),
 }
 
-/// Asks for one cluster. The store answers with [`ThreadState::answered`]. `[reactor]`
-pub(crate) fn ask(store: &str, id: BlobId, index: u32, ask: Ask, channel: Resident<ThreadState>) {
+/// Waits for one cluster. The store answers with [`ThreadState::answered`]. `[reactor]`
+pub(crate) fn wait_for(
+    store: &str,
+    id: BlobId,
+    index: u32,
+    need: Need,
+    channel: Resident<ThreadState>,
+) {
     with_store(store, move |store| match store {
-        Some(store) => store.take(id, |asked| match ask {
-            Ask::Settled => asked.settled.push((index, channel)),
-            Ask::Cluster => asked.clusters.entry(index).or_default().push(channel),
+        Some(store) => store.take(id, |requests| match need {
+            Need::Settled => requests.settled.push((index, channel)),
+            Need::Cluster => requests.clusters.entry(index).or_default().push(channel),
         }),
         None => answer(&channel, index, Status::IO_ERROR),
     });
 }
 
-/// Asks to take whole clusters away. The store answers with [`ThreadState::unmapped`]. `[reactor]`
-pub(crate) fn ask_unmap(
+/// Requests to take whole clusters away. The store answers with [`ThreadState::unmapped`]. `[reactor]`
+pub(crate) fn unmap(
     store: &str,
     id: BlobId,
     indices: Vec<u32>,
@@ -82,7 +88,7 @@ pub(crate) fn ask_unmap(
     with_store(store, move |store| {
         let unmap = Unmap { indices, job, channel };
         match store {
-            Some(store) => store.take(id, |asked| asked.unmaps.push(unmap)),
+            Some(store) => store.take(id, |requests| requests.unmaps.push(unmap)),
             None => unmap.answer(&BTreeSet::new()),
         }
     });
@@ -114,25 +120,25 @@ impl Unmap {
 }
 
 impl LvStore {
-    fn take(self: &Rc<Self>, id: BlobId, add: impl FnOnce(&mut Asked)) {
-        add(self.asked.borrow_mut().entry(id).or_default());
+    fn take(self: &Rc<Self>, id: BlobId, add: impl FnOnce(&mut Requests)) {
+        add(self.requests.borrow_mut().entry(id).or_default());
         self.serve(id);
     }
 
-    /// Holds the requests of the channels back until [`thaw_asks`](Self::thaw_asks).
-    pub(crate) fn freeze_asks(&self, id: BlobId) {
-        self.asked.borrow_mut().entry(id).or_default().frozen_by += 1;
+    /// Holds the requests of the channels back until [`thaw_requests`](Self::thaw_requests).
+    pub(crate) fn freeze_requests(&self, id: BlobId) {
+        self.requests.borrow_mut().entry(id).or_default().frozen_by += 1;
     }
 
-    /// Whether a [`freeze_asks`](Self::freeze_asks) has not ended yet.
+    /// Whether a [`freeze_requests`](Self::freeze_requests) has not ended yet.
     pub(crate) fn is_frozen(&self, id: BlobId) -> bool {
-        self.asked.borrow().get(&id).is_some_and(|asked| asked.frozen_by > 0)
+        self.requests.borrow().get(&id).is_some_and(|requests| requests.frozen_by > 0)
     }
 
-    /// Ends one [`freeze_asks`](Self::freeze_asks).
-    pub(crate) fn thaw_asks(self: &Rc<Self>, id: BlobId) {
-        if let Some(asked) = self.asked.borrow_mut().get_mut(&id) {
-            asked.frozen_by = asked.frozen_by.saturating_sub(1);
+    /// Ends one [`freeze_requests`](Self::freeze_requests).
+    pub(crate) fn thaw_requests(self: &Rc<Self>, id: BlobId) {
+        if let Some(requests) = self.requests.borrow_mut().get_mut(&id) {
+            requests.frozen_by = requests.frozen_by.saturating_sub(1);
         }
         self.serve(id);
     }
@@ -140,12 +146,12 @@ impl LvStore {
     /// Starts the task of a volume, unless it runs already or is held back.
     fn serve(self: &Rc<Self>, id: BlobId) {
         {
-            let mut all = self.asked.borrow_mut();
-            let Some(asked) = all.get_mut(&id) else { return };
-            if asked.is_served || asked.frozen_by > 0 {
+            let mut all = self.requests.borrow_mut();
+            let Some(requests) = all.get_mut(&id) else { return };
+            if requests.is_served || requests.frozen_by > 0 {
                 return;
             }
-            asked.is_served = true;
+            requests.is_served = true;
         }
         let this = Rc::clone(self);
         let serve = async move {
@@ -172,21 +178,21 @@ impl LvStore {
 
     /// Takes the next work. `None` when nothing is left, or the requests are held back.
     fn next_work(&self, id: BlobId) -> Option<Work> {
-        let mut all = self.asked.borrow_mut();
-        let asked = all.get_mut(&id)?;
-        if asked.frozen_by > 0 {
-            asked.is_served = false;
+        let mut all = self.requests.borrow_mut();
+        let requests = all.get_mut(&id)?;
+        if requests.frozen_by > 0 {
+            requests.is_served = false;
             return None;
         }
-        if !asked.unmaps.is_empty() {
-            return Some(Work::Unmaps(std::mem::take(&mut asked.unmaps)));
+        if !requests.unmaps.is_empty() {
+            return Some(Work::Unmaps(std::mem::take(&mut requests.unmaps)));
         }
-        if !asked.settled.is_empty() {
-            return Some(Work::Settled(std::mem::take(&mut asked.settled)));
+        if !requests.settled.is_empty() {
+            return Some(Work::Settled(std::mem::take(&mut requests.settled)));
         }
         let mut wanted = Wanted::new();
         while wanted.len() < BATCH_MAX
-            && let Some((index, channels)) = asked.clusters.pop_first()
+            && let Some((index, channels)) = requests.clusters.pop_first()
         {
             wanted.insert(index, channels);
         }
@@ -198,13 +204,13 @@ impl LvStore {
     }
 
     fn refuse_all(&self, id: BlobId) {
-        let Some(asked) = self.asked.borrow_mut().remove(&id) else { return };
+        let Some(requests) = self.requests.borrow_mut().remove(&id) else { return };
         let refused = Status::errno(errno::EAGAIN);
-        for (index, channels) in asked.clusters {
+        for (index, channels) in requests.clusters {
             channels.iter().for_each(|one| answer(one, index, refused));
         }
-        asked.settled.into_iter().for_each(|(index, one)| answer(&one, index, refused));
-        asked.unmaps.into_iter().for_each(|unmap| unmap.answer(&BTreeSet::new()));
+        requests.settled.into_iter().for_each(|(index, one)| answer(&one, index, refused));
+        requests.unmaps.into_iter().for_each(|unmap| unmap.answer(&BTreeSet::new()));
     }
 
     async fn allocate(&self, id: BlobId, wanted: Wanted) {
