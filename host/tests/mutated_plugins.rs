@@ -96,8 +96,8 @@ fn load(file: &Path) -> String {
     ended.recv_timeout(PATIENCE).unwrap_or_else(|_| "did not end".to_owned())
 }
 
-/// With the folder in the environment, this runs as the child of the test below. Without it, it
-/// loads good files, which must all succeed.
+/// The test below starts this as its child, with a folder in the environment. Without a folder, this
+/// loads the good files, which must all succeed.
 #[test]
 fn a_child_loads_what_it_is_given() {
     let core = CpuSet::parse(&format!("[{}]", part().0)).unwrap();

@@ -51,7 +51,7 @@ impl Model {
         self.first
     }
 
-    /// New content for blocks, which was never used before.
+    /// Content for blocks that differs from all earlier content.
     pub fn fresh(&mut self, lba: u64, nblocks: u64) -> Vec<u8> {
         self.last_version += 1;
         let version = self.last_version;

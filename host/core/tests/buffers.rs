@@ -1,4 +1,4 @@
-//! Buffer pools of one buffer each, which the test holds: I/O that needs a buffer still continues,
+//! Each buffer pool has one buffer, and the test holds it. I/O that needs a buffer still continues,
 //! and no waiter is forgotten. This is a separate test program, because the pools belong to the
 //! whole process.
 #![expect(unsafe_code, reason = "the tables of the ABI are C functions over raw pointers")]

@@ -1,5 +1,5 @@
-//! The driver's part of many reads of one page on PCIe, in bursts, against the model of a controller. `cargo xtask bench --ring` counts the
-//! instructions of `submit_all` and `reap_all`.
+//! Reads one page many times from the model of a PCIe controller, in bursts. `cargo xtask bench --ring` counts the instructions of
+//! `submit_all` and `reap_all`, which are the driver's part.
 //!
 //! Arguments: `registers` or `shadow`, and the length of a burst, 1 to 63. Prints the number of I/O and of writes to doorbells.
 #![forbid(unsafe_code)]

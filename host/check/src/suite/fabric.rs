@@ -254,7 +254,7 @@ pub(super) fn connections(rig: &mut Rig<'_>) -> Verdict {
     export.end(rig)
 }
 
-/// With a listener and an idle connection.
+/// The host sleeps although it has a listener and an idle connection.
 pub(super) fn idle(rig: &mut Rig<'_>) -> Verdict {
     let export = export(rig)?;
     let controller = export.connect()?;

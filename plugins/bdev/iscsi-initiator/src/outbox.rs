@@ -22,12 +22,12 @@ impl Outbox {
         self.bytes.get(self.start..).unwrap_or_default()
     }
 
-    /// Where the bytes that were not sent yet start, counted from the first byte of the session.
+    /// The position of the first byte that was not sent yet, counted from the start of the session.
     pub(crate) fn start(&self) -> u64 {
         self.total
     }
 
-    /// Where they end.
+    /// The position after the last byte.
     pub(crate) fn end(&self) -> u64 {
         self.total + self.rest().len() as u64
     }

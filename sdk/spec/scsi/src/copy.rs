@@ -118,9 +118,9 @@ pub struct Segment {
     pub source: u16,
     /// The destination: an index of the list of devices.
     pub destination: u16,
-    /// Number of blocks: of the destination with `counts_destination`, else of the source.
+    /// Number of blocks. `counts_destination` says whose block size counts.
     pub blocks: u16,
-    /// DC: the number counts blocks of the destination.
+    /// DC: if true, `blocks` counts blocks of the destination, otherwise of the source.
     pub counts_destination: bool,
     /// The first block of the source.
     pub source_lba: u64,

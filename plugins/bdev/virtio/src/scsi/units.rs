@@ -15,7 +15,7 @@ use super::admin::Admin;
 /// Longest list of units that is asked for, in bytes.
 const LIST_LEN: u32 = 4096;
 
-/// Whether a target still has the unit of a bdev. Channels report a doubt, and the app thread does the rest.
+/// Whether a target still has the unit of a bdev. A channel reports that it may not, and then the app thread asks the target.
 #[derive(Debug, Default)]
 pub(crate) struct Standing(AtomicU8);
 

@@ -1,4 +1,4 @@
-//! Work that waits until poll groups have checked their sockets. A decision then takes everything into account that had arrived before.
+//! Work that waits until poll groups have checked their sockets. A decision then knows everything that had arrived before.
 //!
 //! A poll group checks all of its sockets in each round of its thread. A group that has answered two messages in succession has completed
 //! a whole round in between. Then the commands and ends of connections that were in its sockets at the first message have come to the app

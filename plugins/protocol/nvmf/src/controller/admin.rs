@@ -52,7 +52,7 @@ pub struct Received<'a> {
     pub command: &'a Command,
     /// Length of the command's data according to its SGL, in bytes.
     pub len: u32,
-    /// The data that the host sent, as far as commands read it.
+    /// The beginning of the data that the host sent: as much as any command reads.
     pub data: &'a [u8],
     /// The time, in nanoseconds.
     pub now_ns: u64,
