@@ -85,13 +85,13 @@ impl Memory {
         unsafe { slice::from_raw_parts(self.base.as_ptr(), self.used) }
     }
 
-    /// The bytes in use, to write.
+    /// The bytes in use.
     fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: the `used` bytes are allocated and initialized, and no I/O uses them (invariants).
         unsafe { slice::from_raw_parts_mut(self.base.as_ptr(), self.used) }
     }
 
-    /// The place of a piece of the list in the bytes.
+    /// Where a piece of the list lies in these bytes.
     fn place(&self, piece: bay_iov) -> Range<usize> {
         let begin = piece.addr as usize - self.base.as_ptr() as usize;
         begin..begin + piece.len as usize
