@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The kernel keeps the requests of a quiesced device and sends those that the dead host had again. That is safe, because the
-//! system ends a process's I/O before the process is gone (`docs/sending-again.md`).
+//! system ends a process's I/O before the process is gone (`docs/retries.md`).
 
 use crate::queue::{DATA_MAX, Queues, SECTOR, Source};
 use crate::target::{Active, Target, control, get};

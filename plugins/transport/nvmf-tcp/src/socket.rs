@@ -91,7 +91,7 @@ impl<R: Carrier> Socket<R> {
     fn turn(&mut self, now_ns: u64, target: &mut impl Target<R>) -> bool {
         if self.half_closed && self.is_open() {
             // The host does not wait for answers any more, and may send these commands again on another connection. So
-            // unread commands must not execute: docs/sending-again.md.
+            // unread commands must not execute: docs/retries.md.
             self.connection.end();
             return true;
         }

@@ -2,7 +2,7 @@
 //!
 //! A host whose controller has ended connects again and sends the unanswered commands again. The first copies must not execute after
 //! that, because a late one would overwrite newer data of the host. So a Connect waits here until the ended I/O queues of the same host
-//! and subsystem are drained (`docs/sending-again.md`).
+//! and subsystem are drained (`docs/retries.md`).
 
 use super::ConnectedQueue;
 use crate::controller::QueueId;
