@@ -9,6 +9,7 @@
 
 mod announce;
 pub mod clock;
+mod doing;
 mod line;
 mod message;
 #[cfg(test)]

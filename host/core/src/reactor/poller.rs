@@ -1,7 +1,7 @@
 //! Pollers: functions that a thread calls in every round, or once in a period.
 #![expect(unsafe_code, reason = "pollers are function pointers of the ABI with their context")]
 
-use crate::reactor::{clock, thread};
+use crate::reactor::clock;
 use crate::{Error, Result};
 use drivebay_plugin_api::bay_poller_ops;
 use std::cell::{Cell, RefCell};
@@ -164,34 +164,4 @@ impl Poller {
             period_us: self.period_ns / 1000,
         }
     }
-}
-
-/// Registers a poller of the host itself on the current thread. With a period it never keeps the
-/// reactor awake. Without one it can only be polled.
-///
-/// # Errors
-/// `EPERM` outside of a lightweight thread.
-pub fn register(name: &str, period_us: u64, poll: impl FnMut() -> bool + 'static) -> Result<u64> {
-    let boxed: Box<Box<dyn FnMut() -> bool>> = Box::new(Box::new(poll));
-    let ctx = Box::into_raw(boxed).cast::<c_void>();
-    let ops = bay_poller_ops {
-        size: 0,
-        flags: 0,
-        run: Some(run_boxed),
-        prepare_sleep: None,
-        woke: None,
-        next_ns: None,
-    };
-    // The closure is never freed, because the host's own pollers live as long as their thread.
-    thread::with_current(|thread| {
-        // SAFETY: `run_boxed` fits the context, which is leaked.
-        unsafe { thread.add_poller(name.to_owned(), 0, ops, ctx, period_us) }
-    })
-    .unwrap_or_else(|| Err(Error::new(libc::EPERM, "not on a lightweight thread")))
-}
-
-unsafe extern "C" fn run_boxed(ctx: *mut c_void) -> i32 {
-    // SAFETY: `register` leaked a box of this type as the context, and only one thread runs it.
-    let poll = unsafe { &mut *ctx.cast::<Box<dyn FnMut() -> bool>>() };
-    i32::from(poll())
 }

@@ -4,10 +4,8 @@
 //! times a second it checks whether each awake reactor has ended a round since the last check.
 
 use super::thread::{self, Shared};
-use super::{Reactor, all};
-use std::collections::BTreeMap;
+use super::{Reactor, all, doing};
 use std::fs;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,30 +16,6 @@ const STUCK_AFTER: Duration = Duration::from_secs(1);
 /// The watchdog names a callback again when its time has grown by this factor.
 const AGAIN_AFTER_TIMES: u32 = 8;
 
-/// What a lightweight thread calls now. Only its reactor writes it.
-#[derive(Debug, Default)]
-pub(super) struct Doing {
-    /// The address of the function; 0 = none.
-    function: AtomicUsize,
-    /// The handle of the poller; 0 = a message.
-    poller: AtomicU64,
-}
-
-impl Doing {
-    #[inline]
-    pub(super) fn begin(&self, function: usize, poller: u64) {
-        self.poller.store(poller, Ordering::Relaxed);
-        self.function.store(function, Ordering::Relaxed);
-    }
-
-    #[inline]
-    pub(super) fn end(&self) {
-        self.function.store(0, Ordering::Relaxed);
-    }
-}
-
-/// The names of pollers, by thread and handle.
-static POLLERS: Mutex<BTreeMap<(u64, u64), String>> = Mutex::new(BTreeMap::new());
 /// Calls of the control path that are under way, with their threads; the innermost is last.
 static CALLS: Mutex<Vec<(u64, String)>> = Mutex::new(Vec::new());
 /// The callbacks that keep a reactor for too long now.
@@ -49,14 +23,6 @@ static STUCK: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-pub(super) fn poller_added(thread: u64, poller: u64, name: &str) {
-    lock(&POLLERS).insert((thread, poller), name.to_owned());
-}
-
-pub(super) fn poller_removed(thread: u64, poller: u64) {
-    lock(&POLLERS).remove(&(thread, poller));
 }
 
 /// A call of the control path. It counts as under way until this value is dropped.
@@ -176,9 +142,9 @@ fn delay_ns(reactor: &Reactor) -> u64 {
 
 /// The callback that runs on a core, with its plugin and thread.
 fn what_runs(core: usize) -> String {
-    let running = thread::all_shared().into_iter().find(|shared| {
-        shared.core() == core && shared.doing().function.load(Ordering::Relaxed) != 0
-    });
+    let running = thread::all_shared()
+        .into_iter()
+        .find(|shared| shared.core() == core && shared.doing().function() != 0);
     running.map_or_else(|| "a thread of the host".to_owned(), describe)
 }
 
@@ -186,10 +152,10 @@ fn describe(shared: &Shared) -> String {
     let (thread, doing) = (shared.id(), shared.doing());
     let call =
         lock(&CALLS).iter().rev().find(|(of, _)| *of == thread).map(|(_, what)| what.clone());
-    let poller = doing.poller.load(Ordering::Relaxed);
+    let poller = doing.poller();
     let what = call.unwrap_or_else(|| {
-        let file = file_of(doing.function.load(Ordering::Relaxed));
-        match lock(&POLLERS).get(&(thread, poller)).filter(|_| poller != 0) {
+        let file = file_of(doing.function());
+        match doing::poller_name(thread, poller) {
             Some(name) => format!("poller {name} of {file}"),
             None => format!("a message of {file}"),
         }

@@ -2,7 +2,7 @@
 
 use super::Thread;
 use crate::reactor::poller::{Poller, State};
-use crate::reactor::{current, watch};
+use crate::reactor::{current, doing};
 use crate::{Error, Result};
 use drivebay_plugin_api::bay_poller_ops;
 use std::ffi::c_void;
@@ -25,7 +25,7 @@ impl Thread {
         let id = self.next_poller.replace(self.next_poller.get() + 1);
         // SAFETY: the caller guarantees this.
         let poller = unsafe { Poller::new(id, name, owner, ops, ctx, period_us) }?;
-        watch::poller_added(self.shared.id, id, &poller.name);
+        doing::poller_added(self.shared.id, id, &poller.name);
         self.pollers.borrow_mut().push(Rc::new(poller));
         Ok(id)
     }
@@ -43,7 +43,7 @@ impl Thread {
         let poller = self.poller(id)?;
         poller.state.set(state);
         if state == State::Gone {
-            watch::poller_removed(self.shared.id, id);
+            doing::poller_removed(self.shared.id, id);
             self.some_gone.set(true);
             let Some(reactor) = current() else { return Ok(()) };
             for (fd, _) in poller.wake_fds.take() {

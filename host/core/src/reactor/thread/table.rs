@@ -2,9 +2,9 @@
 //!
 //! The host never frees this part, so a late sender finds an ended thread instead of freed memory.
 
+use crate::reactor::doing::Doing;
 use crate::reactor::line::Line;
 use crate::reactor::message::Queue;
-use crate::reactor::watch::Doing;
 use crate::{Error, Result};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
