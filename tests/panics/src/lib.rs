@@ -40,7 +40,7 @@ params! {
 
     /// Parameters of `panics_run` and `panics_later`.
     pub struct Run {
-        /// Where it panics: `method`, `message`, `channel`, `task`, `timer`, `worker`; or, when it comes to that, `examine`, `save_config`, `stop`.
+        /// Where it panics. At once: `method`, `message`, `channel`, `task`, `timer`, `worker`. At its next call: `examine`, `save_config`, `stop`.
         at: String,
     }
 }

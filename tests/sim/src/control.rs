@@ -38,7 +38,7 @@ impl Sim {
         self.removing.set(true);
         self.open_ends.set(self.open_ends.get() + 1);
         let unregister = bus().unregister.unwrap();
-        // SAFETY: the call passes a handle, and `told` ignores its argument.
+        // SAFETY: the call passes a handle, and `reported` ignores its argument.
         let status = unsafe { unregister(host(), id, Some(reported), ptr::null_mut()) };
         assert_eq!(status, 0, "unregister");
     }
@@ -135,7 +135,7 @@ unsafe extern "C" fn unquiesced(arg: *mut c_void, status: i32) {
     sim().quiesces.borrow_mut().retain(|one| (one.node, one.range) != (node, range));
 }
 
-unsafe extern "C" fn told(_arg: *mut c_void, status: i32) {
+unsafe extern "C" fn reported(_arg: *mut c_void, status: i32) {
     assert_eq!(status, 0, "unregister");
     sim().open_ends.set(sim().open_ends.get() - 1);
 }

@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn the_members_of_a_result_are_told() {
+    fn the_members_of_a_result_are_printed() {
         let method = Method::new::<NoParams>("m", Role::Read, "").returns::<Vec<Nested>>();
         let help = help_text(&method);
         assert!(

@@ -53,12 +53,12 @@ fn remove_and_add(scene: &Scene, controller: &mut Controller) -> Result<(), Stri
     let remove = || {
         drop(scene.host.call("nvmf_subsystem_remove_ns", json!({"nqn": NQN, "nsid": COMES.nsid})))
     };
-    told(&remove).map_err(|error| format!("the removal: {error}"))?;
+    reported(&remove).map_err(|error| format!("the removal: {error}"))?;
     add(&scene.counts.removals, 1);
     scene.pause(AWAY);
     let params = json!({"nqn": NQN, "namespace": {"bdev_name": "come", "nsid": COMES.nsid}});
     let come = || assert_eq!(scene.host.call("nvmf_subsystem_add_ns", params.clone()), COMES.nsid);
-    told(&come).map_err(|error| format!("the addition: {error}"))?;
+    reported(&come).map_err(|error| format!("the addition: {error}"))?;
     add(&scene.counts.additions, 1);
     Ok(())
 }

@@ -24,22 +24,22 @@ const PLACE_LEN: u64 = (VISITING.0 * VISITING.1) as u64;
 const ANSWERS: usize = 300;
 const BETWEEN_VISITS: Duration = Duration::from_millis(100);
 
-fn told(what: &'static str) -> impl Fn(Error) -> String {
+fn context(what: &'static str) -> impl Fn(Error) -> String {
     move |error| format!("{what}: {error}")
 }
 
 /// Runs until the time is over, then disconnects cleanly.
 pub(crate) fn stay(scene: &Scene, disk: Disk, turn: usize) -> Result<(), String> {
-    let mut controller = Controller::connect(scene.options(turn)).map_err(told("connect"))?;
+    let mut controller = Controller::connect(scene.options(turn)).map_err(context("connect"))?;
     add(&scene.counts.connections, 1);
     // The namespace exists at the beginning, and returns with the same number.
     let namespace = eventually("the namespace is there", || controller.namespace(disk.nsid).ok());
-    let mut queue = controller.io_queue(1, 32).map_err(told("I/O queue"))?;
+    let mut queue = controller.io_queue(1, 32).map_err(context("I/O queue"))?;
     let mut lanes = Lanes::new(disk, namespace, 0, STAYING, disk.nsid.into(), &scene.counts);
     lanes.fill(&mut queue)?;
     lanes.run(&mut queue, |_| scene.is_over())?;
     drop(queue);
-    controller.shutdown().map_err(told("shutdown"))
+    controller.shutdown().map_err(context("shutdown"))
 }
 
 /// Makes one visit after another.
@@ -55,11 +55,11 @@ pub(crate) fn come_and_go(scene: &Scene, visitor: usize) -> Result<(), String> {
 }
 
 fn visit(scene: &Scene, visitor: usize, number: usize, random: &mut Random) -> Result<(), String> {
-    let mut controller = Controller::connect(scene.options(number)).map_err(told("connect"))?;
+    let mut controller = Controller::connect(scene.options(number)).map_err(context("connect"))?;
     add(&scene.counts.connections, 1);
     let disk = DISKS[random.below(DISKS.len())];
-    let namespace = controller.namespace(disk.nsid).map_err(told("namespace"))?;
-    let mut queue = controller.io_queue(1, 32).map_err(told("I/O queue"))?;
+    let namespace = controller.namespace(disk.nsid).map_err(context("namespace"))?;
+    let mut queue = controller.io_queue(1, 32).map_err(context("I/O queue"))?;
     let place = VISITED + (visitor * PLACES + number % PLACES) as u64 * PLACE_LEN;
     let seed = (visitor + 1) as u64 * 1_000_000 + number as u64;
     let mut lanes = Lanes::new(disk, namespace, place, VISITING, seed, &scene.counts);
@@ -84,14 +84,14 @@ fn visit(scene: &Scene, visitor: usize, number: usize, random: &mut Random) -> R
         }
         1 => {
             lanes.run(&mut queue, |answered| answered >= answers)?;
-            controller.set_property(offset::CC, 0).map_err(told("reset"))?;
+            controller.set_property(offset::CC, 0).map_err(context("reset"))?;
             add(&scene.counts.resets, 1);
             Ok(())
         }
         _ => {
             lanes.run(&mut queue, |answered| answered >= answers)?;
             drop(queue);
-            controller.shutdown().map_err(told("shutdown"))
+            controller.shutdown().map_err(context("shutdown"))
         }
     }
 }

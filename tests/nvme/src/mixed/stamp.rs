@@ -114,13 +114,13 @@ fn wrong_stale_and_torn_blocks_are_noticed_and_named() {
     let good = block(1, 7, 3);
     let reported =
         |bytes: &[u8]| Held::One(3).check(1, 7, bytes).map_err(|wrong| wrong.to_string());
-    assert!(told(&good).is_ok());
+    assert!(reported(&good).is_ok());
     assert!(Held::OrZeroes(3).check(1, 7, &[0; BLOCK]).is_ok());
-    assert!(told(&block(1, 7, 2)).unwrap_err().contains("generation: 2"));
-    assert!(told(&block(1, 8, 3)).unwrap_err().contains("lba: 8"));
-    assert!(told(&block(2, 7, 3)).unwrap_err().contains("Block { disk: 2"));
-    assert!(told(&[0; BLOCK]).unwrap_err().contains("Zeroes"));
+    assert!(reported(&block(1, 7, 2)).unwrap_err().contains("generation: 2"));
+    assert!(reported(&block(1, 8, 3)).unwrap_err().contains("lba: 8"));
+    assert!(reported(&block(2, 7, 3)).unwrap_err().contains("Block { disk: 2"));
+    assert!(reported(&[0; BLOCK]).unwrap_err().contains("Zeroes"));
     let mut torn = good;
     torn[256..].copy_from_slice(&block(1, 7, 2)[256..]);
-    assert!(told(&torn).unwrap_err().contains("Torn"));
+    assert!(reported(&torn).unwrap_err().contains("Torn"));
 }

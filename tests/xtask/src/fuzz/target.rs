@@ -202,9 +202,9 @@ mod tests {
             format!("#9 DONE   cov: {cov} ft: 7 corp: 1/1b\nstat::number_of_executed_units: 9\n")
         };
         let mut done = Run::default();
-        assert!(done.read(&told(3)).is_ok() && done.read(&told(5)).is_ok());
+        assert!(done.read(&reported(3)).is_ok() && done.read(&reported(5)).is_ok());
         assert_eq!((done.executions, done.coverage), (18, (5, 7)));
-        assert!(done.read(&told(0)).is_err());
+        assert!(done.read(&reported(0)).is_err());
         assert!(done.read("nothing").is_err());
     }
 }
