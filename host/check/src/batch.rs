@@ -5,7 +5,7 @@
 
 use crate::breach;
 use crate::client::own_host;
-use crate::guard::bdev::{Channel as ModuleChannel, flush_module};
+use crate::guard::bdev::{GuardedChannel, flush_module};
 use crate::guard::core;
 use crate::guard::request::{self, Origin, op_name};
 use drivebay_core::env::memory;
@@ -83,7 +83,7 @@ pub(crate) enum Via {
     /// The bus, on a channel of this thread.
     Bus(u64),
     /// The module itself, without the bus, on its channel of this thread.
-    Module(*const ModuleChannel),
+    Module(*const GuardedChannel),
 }
 
 // SAFETY: it is only carried to the thread of the channel.
@@ -249,7 +249,7 @@ impl Place {
         unsafe { submit(own_host(), io, Some(io_done), self.arg()) };
     }
 
-    fn to_module(&self, channel: *const ModuleChannel) {
+    fn to_module(&self, channel: *const GuardedChannel) {
         // SAFETY: numbers, raw pointers and optional functions may all be zero.
         let mut io: bay_io = unsafe { std::mem::zeroed() };
         self.fill(&mut io);

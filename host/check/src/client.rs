@@ -6,7 +6,7 @@
 #![expect(unsafe_code, reason = "uses the ABI as a client does")]
 
 use crate::batch::{Batch, Completed, Io, Via};
-use crate::guard::bdev::{Channel as ModuleChannel, OF_SUITE, close_channel, open_channel};
+use crate::guard::bdev::{GuardedChannel, OF_SUITE, close_channel, open_channel};
 use crate::guard::{Guarded, core};
 use drivebay_core::env::CpuSet;
 use drivebay_core::reactor::{self, thread};
@@ -307,7 +307,7 @@ struct Job {
 static PENDING: Mutex<Vec<(usize, Job)>> = Mutex::new(Vec::new());
 
 /// A pending `chan_create` has finished.
-fn opened(channel: *const ModuleChannel, status: i32) {
+fn opened(channel: *const GuardedChannel, status: i32) {
     let mut jobs = PENDING.lock().unwrap_or_else(PoisonError::into_inner);
     let at = jobs.iter().position(|(waits_for, _)| *waits_for == channel as usize);
     let Some((_, job)) = at.map(|at| jobs.remove(at)) else { return };
@@ -316,7 +316,7 @@ fn opened(channel: *const ModuleChannel, status: i32) {
 }
 
 impl Job {
-    fn run(self, channel: *const ModuleChannel) {
+    fn run(self, channel: *const GuardedChannel) {
         let (ios, sender) = (self.ios, self.sender);
         let depth = ios.len();
         let address = channel as usize;
@@ -324,7 +324,7 @@ impl Job {
             let _ = sender.send(Ok(ended));
             // Close the channel in a later message. The module may still use it while its completion runs.
             thread::send_boxed(thread::current_id(), move || {
-                close_channel(address as *const ModuleChannel);
+                close_channel(address as *const GuardedChannel);
             });
         };
         Batch::begin(Via::Module(channel), ios, depth, close);
