@@ -20,8 +20,9 @@ sum_of() { dd if="$1" bs=1M count=8 iflag=direct status=none | sha256sum; }
 verify() { # DISK FIO-OPTION...
     local disk=$1
     shift
-    fio --name=load --filename="$disk" --direct=1 --ioengine=libaio --verify=crc32c --verify_fatal=1 --bs=4k --iodepth=16 \
-        --output=/run/fio "$@"
+    # Between two passes fio opens the disk again. It must not create a file when the disk is gone.
+    fio --name=load --filename="$disk" --allow_file_create=0 --direct=1 --ioengine=libaio --verify=crc32c --verify_fatal=1 \
+        --bs=4k --iodepth=16 --output=/run/fio "$@"
 }
 
 serve
