@@ -93,7 +93,7 @@ class Methods(unittest.TestCase):
             self.assertEqual(client.call(made), "I0")
             (disk,) = client.call("bdev_get_bdevs -b I0")
             self.assertEqual((disk["num_blocks"], disk["block_size"], disk["product_name"]), (BLOCKS, 512, "iSCSI LUN"))
-            self.assertEqual(disk["driver_specific"]["iscsi"], {"initiator_iqn": INITIATOR, "url": url(port)})
+            self.assertEqual(disk["driver_specific"]["iscsi"], {"initiator_name": INITIATOR, "url": url(port)})
             supported = disk["supported_io_types"]
             self.assertTrue(supported["read"] and supported["write"] and supported["flush"] and supported["unmap"])
             with self.assertRaisesRegex(Refused, "I0"):

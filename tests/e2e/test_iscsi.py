@@ -116,6 +116,16 @@ class Iscsi(unittest.TestCase):
             status, text = run("iscsi-inq", f"iscsi://127.0.0.1:{port}/{TARGET}/0")
             self.assertEqual(status, 0, text)
 
+    def test_a_connection_is_shown_with_its_threads_name(self):
+        with Host() as host:
+            session = Session(serve(host), TARGET)
+            session.test_unit_ready()
+            (shown,) = host.call("iscsi_get_connections")
+            self.assertEqual((shown["state"], shown["target_node_name"]), ("running", "disk1"))
+            threads = [thread["name"] for thread in host.call("thread_get_stats")["threads"]]
+            self.assertIn(shown["thread_name"], threads)
+            session.close()
+
     def test_a_configuration_makes_the_target_again(self):
         with Host() as host:
             port = serve(host)

@@ -66,7 +66,7 @@ impl Bdev for IscsiBdev {
         let mut map = Map::new();
         // `Url`'s Debug text leaves out user and secret.
         let url = json!(format!("iscsi://{:?}", place.url));
-        map.insert("iscsi".into(), json!({"initiator_iqn": place.initiator, "url": url}));
+        map.insert("iscsi".into(), json!({"initiator_name": place.initiator, "url": url}));
         map
     }
 }

@@ -187,8 +187,9 @@ impl Iscsi {
             return Ok(());
         }
         for core in thread::cores() {
-            let its = thread::create(&format!("iscsi_poll_group_{core}"), &format!("[{core}]"))?;
-            groups.push(Resident::new(its, || match Group::new() {
+            let name = format!("iscsi_poll_group_{core}");
+            let its = thread::create(&name, &format!("[{core}]"))?;
+            groups.push(Resident::new(its, || match Group::new(name) {
                 Ok(group) => Some(group),
                 Err(error) => {
                     tracing::error!(%error, "a poll group cannot be created");

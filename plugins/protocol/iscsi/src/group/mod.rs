@@ -38,6 +38,8 @@ const SHORT_NS: u64 = 1_000_000;
 /// A poll group, on its thread.
 #[derive(Debug)]
 pub struct Group {
+    /// Name of its thread.
+    name: String,
     state: Rc<RefCell<State>>,
     _poller: Poller,
 }
@@ -104,14 +106,16 @@ pub struct ConnectionInfo {
     pub peer: String,
     /// The target's address.
     pub local: String,
+    /// Name of its thread.
+    pub thread: String,
 }
 
 impl Group {
-    /// Creates a group on this thread.
+    /// Creates a group on this thread, which has this name.
     ///
     /// # Errors
     /// The system's or the host's refusals.
-    pub fn new() -> Result<Self> {
+    pub fn new(name: String) -> Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(std::io::Error::from)?;
         let fd = epoll.as_raw_fd();
         let state = State {
@@ -125,7 +129,7 @@ impl Group {
         let state = Rc::new(RefCell::new(state));
         let poller = Poller::register("iscsi", 0, Round(Rc::clone(&state)))?;
         poller.wake_fd(fd, POLLIN)?;
-        Ok(Self { state, _poller: poller })
+        Ok(Self { name, state, _poller: poller })
     }
 
     /// Adds a target without units.
@@ -266,6 +270,7 @@ impl Group {
                     cid: one.cid,
                     peer: text(one.socket.stream().peer_addr()).unwrap_or_default(),
                     local: text(one.socket.stream().local_addr()).unwrap_or_default(),
+                    thread: self.name.clone(),
                 }
             })
             .collect()

@@ -136,14 +136,15 @@ pub(super) fn connections(running: &[ConnectionInfo], guests: &[GuestInfo]) -> V
     let guests = guests.iter().map(|guest| {
         let (tsih, cid) = guest.session.unwrap_or((u16::MAX, 0));
         let state = if guest.session.is_some() { "running" } else { "invalid" };
-        (cid, tsih, state, guest.phase, &guest.peer, &guest.local, "")
+        (cid, tsih, state, guest.phase, &guest.peer, &guest.local, "", "app_thread")
     });
     let running = running.iter().map(|one| {
         let name = one.target.rsplit(':').next().unwrap_or_default();
-        (one.cid, one.tsih, "running", "full_feature_phase", &one.peer, &one.local, name)
+        let phase = "full_feature_phase";
+        (one.cid, one.tsih, "running", phase, &one.peer, &one.local, name, one.thread.as_str())
     });
     let all = running.chain(guests).enumerate();
-    all.map(|(id, (cid, tsih, state, phase, peer, local, name))| {
+    all.map(|(id, (cid, tsih, state, phase, peer, local, name, thread))| {
         json!({
             "id": id,
             "cid": cid,
@@ -153,7 +154,7 @@ pub(super) fn connections(running: &[ConnectionInfo], guests: &[GuestInfo]) -> V
             "initiator_addr": peer,
             "target_addr": local,
             "target_node_name": name,
-            "thread_name": if name.is_empty() { "app_thread" } else { "iscsi_poll_group" },
+            "thread_name": thread,
         })
     })
     .collect()
