@@ -2,8 +2,8 @@
 //!
 //! The parser accepts any content; its callers judge the values.
 
-use crate::BHS_LEN;
 use crate::header::Opcode;
+use crate::{BHS_LEN, NO_TAG};
 
 /// A number with a fixed encoding.
 trait Field: Sized {
@@ -610,52 +610,25 @@ pdu! {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Header;
-    use proptest::prelude::*;
-
-    #[test]
-    fn a_command_has_its_fields_where_the_figure_says() {
-        let command = ScsiCommand {
-            flags: FINAL | ScsiCommand::READ,
-            lun: 1 << 48,
-            itt: 7,
-            expected_len: 512,
-            cmd_sn: 1,
-            exp_stat_sn: 2,
-            cdb: [0x28; 16],
-        };
-        let bhs = command.encode(0x01_0203);
-        assert_eq!(bhs[..10], [1, 0xc0, 0, 0, 0, 1, 2, 3, 0, 1]);
-        assert_eq!((bhs[19], bhs[22], bhs[27], bhs[31], bhs[32]), (7, 2, 1, 2, 0x28));
-        assert_eq!(ScsiCommand::parse(&bhs), command);
-        assert_eq!(Header::parse(&bhs).data_len, 0x01_0203);
-        assert_eq!(command.encode_immediate(0)[0], 0x41);
-    }
-
-    #[test]
-    fn a_login_says_where_it_is_and_wants_to_go() {
-        let login = Login { flags: 0x87, ..Login::default() };
-        assert_eq!(login.current(), Some(Stage::Operational));
-        assert_eq!(login.next(), Some(Stage::FullFeature));
-        assert_eq!(Login { flags: 0x04, ..login }.next(), None);
-        assert_eq!(Login { flags: 0x08, ..login }.current(), None);
-    }
-
-    proptest! {
-        #[test]
-        fn what_is_read_of_any_segment_survives(bhs in proptest::array::uniform32(any::<u8>())) {
-            let mut bytes = [0; BHS_LEN];
-            bytes[..32].copy_from_slice(&bhs);
-            bytes[32..].copy_from_slice(&bhs[..16]);
-            macro_rules! survives { ($($name:ident)*) => {$(
-                let read = $name::parse(&bytes);
-                prop_assert_eq!($name::parse(&read.encode(9)), read);
-            )*}; }
-            survives!(ScsiCommand ScsiResponse TaskManagement TaskManagementResponse DataOut DataIn R2t AsyncMessage
-                Text TextResponse Login LoginResponse Logout LogoutResponse Snack Reject NopOut NopIn);
-        }
+impl Reject {
+    /// Rejects a PDU. Its header is the data. `window`: ExpCmdSN and MaxCmdSN.
+    #[must_use]
+    pub fn new(reason: RejectReason, stat_sn: u32, window: (u32, u32)) -> Self {
+        let (exp_cmd_sn, max_cmd_sn) = window;
+        let (flags, reason) = (FINAL, reason as u8);
+        Self { flags, reason, tag: NO_TAG, stat_sn, exp_cmd_sn, max_cmd_sn, data_sn: 0 }
     }
 }
+
+impl NopIn {
+    /// Answers a ping of the initiator. `window`: ExpCmdSN and MaxCmdSN.
+    #[must_use]
+    pub fn answer(ping: &NopOut, stat_sn: u32, window: (u32, u32)) -> Self {
+        let (exp_cmd_sn, max_cmd_sn) = window;
+        let itt = ping.itt;
+        Self { flags: FINAL, lun: 0, itt, ttt: NO_TAG, stat_sn, exp_cmd_sn, max_cmd_sn }
+    }
+}
+
+#[cfg(test)]
+mod tests;

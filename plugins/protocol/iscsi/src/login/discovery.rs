@@ -38,16 +38,8 @@ impl Login {
             }
             // Other PDUs are allowed only in sessions with a target (section 4.3).
             _ => {
-                let (exp_cmd_sn, max_cmd_sn) = self.window();
-                let reject = pdu::Reject {
-                    flags: FINAL,
-                    reason: RejectReason::CommandNotSupported as u8,
-                    tag: NO_TAG,
-                    stat_sn: self.take_stat_sn(),
-                    exp_cmd_sn,
-                    max_cmd_sn,
-                    data_sn: 0,
-                };
+                let (reason, window) = (RejectReason::CommandNotSupported, self.window());
+                let reject = pdu::Reject::new(reason, self.take_stat_sn(), window);
                 self.outbox.push(reject.encode(48), Body::Bytes(bhs.to_vec()));
             }
         }
@@ -71,16 +63,8 @@ impl Login {
         }
         let longest = usize::try_from(self.agreed.peer_segment_len).unwrap_or(0);
         let data = data.get(..data.len().min(longest)).unwrap_or_default().to_vec();
-        let (exp_cmd_sn, max_cmd_sn) = self.window();
-        let answer = pdu::NopIn {
-            flags: FINAL,
-            lun: 0,
-            itt: nop.itt,
-            ttt: NO_TAG,
-            stat_sn: self.take_stat_sn(),
-            exp_cmd_sn,
-            max_cmd_sn,
-        };
+        let window = self.window();
+        let answer = pdu::NopIn::answer(&nop, self.take_stat_sn(), window);
         let len = u32::try_from(data.len()).unwrap_or(0);
         self.outbox.push(answer.encode(len), Body::Bytes(data));
     }

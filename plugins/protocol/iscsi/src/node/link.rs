@@ -222,16 +222,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         reason: pdu::RejectReason,
         shared: &mut Shared<K>,
     ) {
-        let (exp_cmd_sn, max_cmd_sn) = self.window(shared);
-        let reject = pdu::Reject {
-            flags: FINAL,
-            reason: reason as u8,
-            tag: NO_TAG,
-            stat_sn: self.take_stat_sn(),
-            exp_cmd_sn,
-            max_cmd_sn,
-            data_sn: 0,
-        };
+        let window = self.window(shared);
+        let reject = pdu::Reject::new(reason, self.take_stat_sn(), window);
         self.outbox.push(reject.encode(48), Body::Bytes(bhs.to_vec()));
     }
 

@@ -70,16 +70,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         }
         let longest = usize::try_from(self.agreed.peer_segment_len).unwrap_or(0).min(PING_LEN);
         let data = data.get(..data.len().min(longest)).unwrap_or_default().to_vec();
-        let (exp_cmd_sn, max_cmd_sn) = self.window(shared);
-        let answer = pdu::NopIn {
-            flags: FINAL,
-            lun: 0,
-            itt: nop.itt,
-            ttt: NO_TAG,
-            stat_sn: self.take_stat_sn(),
-            exp_cmd_sn,
-            max_cmd_sn,
-        };
+        let window = self.window(shared);
+        let answer = pdu::NopIn::answer(&nop, self.take_stat_sn(), window);
         self.push_with(|len| answer.encode(len), data);
     }
 
