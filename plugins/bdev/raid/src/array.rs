@@ -1,5 +1,6 @@
 //! One array on the app thread: its slots, its state, and how it goes online and offline.
 
+use crate::assemble::Examinations;
 use crate::intent::{self, Mending};
 use crate::member::Member;
 use crate::profile::{self, Profile};
@@ -56,6 +57,8 @@ pub(crate) struct Slot {
     pub(crate) member: Option<Rc<Member>>,
     /// Whether the array is rebuilding the member.
     pub(crate) is_target: bool,
+    /// The examinations that had begun when the last member left the slot. They do not bring a member back to it.
+    pub(crate) examined: Examinations,
 }
 
 impl Slot {
@@ -282,6 +285,7 @@ impl Array {
                 data_size,
                 member: Some(member),
                 is_target,
+                examined: slot.examined,
             };
         }
     }

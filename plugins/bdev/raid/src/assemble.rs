@@ -15,17 +15,36 @@ use drivebay_sdk::runtime::{OnApp, task};
 use drivebay_spec_raid::{Member, MemberState, Superblock};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Held during an examination.
 static ONE_AT_A_TIME: OnApp<Lock> = OnApp::new();
 
+/// A number of examinations. As the number of one examination, it counts those that began until then, including this one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Examinations(u64);
+
+static BEGUN: AtomicU64 = AtomicU64::new(0);
+
+impl Examinations {
+    /// All examinations that have begun.
+    pub(crate) fn begun() -> Self {
+        Self(BEGUN.load(Ordering::Relaxed))
+    }
+
+    fn begin_one() -> Self {
+        Self(BEGUN.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+}
+
 /// Examines a new bdev in a task. `[app thread]`
 pub(crate) fn examine(app: &App, examine: Examine) {
+    let number = Examinations::begin_one();
     let look = async move |app: &App| {
         let lock = ONE_AT_A_TIME.get_or_init(Lock::new);
         let Ok(lock) = lock else { return };
         let _guard = lock.lock("examine").await;
-        if let Err(error) = look_at(app, examine.name()).await {
+        if let Err(error) = look_at(app, examine.name(), number).await {
             warn!("bdev {} cannot join an array: {error}", examine.name());
         }
         drop(examine);
@@ -35,9 +54,9 @@ pub(crate) fn examine(app: &App, examine: Examine) {
     }
 }
 
-async fn look_at(app: &App, name: &str) -> Result<()> {
+async fn look_at(app: &App, name: &str, number: Examinations) -> Result<()> {
     match find(app, name).await? {
-        Some((superblock, info)) => join(app, superblock, &info).await,
+        Some((superblock, info)) => join(app, superblock, &info, number).await,
         None => {
             join_torn(app, name).await?;
             join_by_name(app, name).await
@@ -70,7 +89,7 @@ async fn find(app: &App, name: &str) -> Result<Option<(Superblock, Info)>> {
 }
 
 /// Adds a bdev with a superblock to its array. Creates the array for its first member.
-async fn join(app: &App, found: Superblock, info: &Info) -> Result<()> {
+async fn join(app: &App, found: Superblock, info: &Info, number: Examinations) -> Result<()> {
     let array = match arrays::by_uuid(found.uuid) {
         None => arrays::add(Array::from_superblock(found))?,
         Some(array) => {
@@ -121,6 +140,8 @@ async fn join(app: &App, found: Superblock, info: &Info) -> Result<()> {
             );
             Ok(())
         }
+        // The member left while its examination waited: the operator removed it, or it failed.
+        (State::Online, _) if has_left_since(&array, entry.slot, number) => Ok(()),
         (State::Online, _) => {
             array.returning.borrow_mut().push(info.uuid());
             drop(guard);
@@ -129,6 +150,12 @@ async fn join(app: &App, found: Superblock, info: &Info) -> Result<()> {
         }
         (State::Offline, _) => Ok(()),
     }
+}
+
+/// Whether a member has left a slot since an examination began.
+fn has_left_since(array: &Array, slot: u8, number: Examinations) -> bool {
+    let slots = array.slots.borrow();
+    slots.get(usize::from(slot)).is_some_and(|slot| number <= slot.examined)
 }
 
 /// Replaces an array that is not online by the array that a newer superblock describes. Members of the new array are the bdevs

@@ -5,6 +5,7 @@
 
 use crate::array::{self, Array, Candidate, Slot, State};
 use crate::arrays;
+use crate::assemble::Examinations;
 use crate::intent;
 use crate::marks::Marks;
 use crate::member::Member;
@@ -151,7 +152,15 @@ pub(crate) fn empty(array: &Array, number: u8, waits: bool) {
             // The next member gets its own offset.
             slot.data_offset = 0;
         }
-        slot.member.take()
+        let member = slot.member.take();
+        if let Some(member) = member.as_ref().filter(|_| !waits) {
+            // Only a bdev that appears from now on brings it back. A bdev that leaves the bus may be back already.
+            array.returning.borrow_mut().retain(|uuid| *uuid != member.info.uuid());
+            if !member.is_gone() {
+                slot.examined = Examinations::begun();
+            }
+        }
+        member
     };
     if let (Some(rebuild), Some(member)) = (&*array.rebuild.borrow(), &member)
         && rebuild.serial == member.serial

@@ -15,6 +15,7 @@ mod model;
 mod parity;
 mod power_cuts;
 mod ram;
+mod removal;
 mod rows;
 mod scrub;
 

@@ -36,11 +36,12 @@ fn begin_write(desc: &Arc<Desc>, lba: u64, fill: u8) -> Rc<Cell<Option<bool>>> {
 }
 
 /// Begins to remove a member. The cell becomes true when the removal has ended.
-fn begin_removal(name: &'static str, slot: u8) -> Rc<Cell<bool>> {
+pub(super) fn begin_removal(name: &str, slot: u8) -> Rc<Cell<bool>> {
+    let name = name.to_owned();
     let done = Rc::new(Cell::new(false));
     let (sender, receiver) = task::oneshot::channel();
     let retire = async move |app: &App| {
-        let array = arrays::by_name(name).unwrap();
+        let array = arrays::by_name(&name).unwrap();
         let serial = array.members().iter().find(|(number, _)| *number == slot).unwrap().1.serial;
         members::retire(app, &array, serial, MemberState::Missing).await.unwrap();
         let _ = sender.send(());
@@ -53,7 +54,7 @@ fn begin_removal(name: &'static str, slot: u8) -> Rc<Cell<bool>> {
     done
 }
 
-fn rounds(host: &FakeHost) {
+pub(super) fn rounds(host: &FakeHost) {
     (0..50).for_each(|_| host.run());
 }
 
