@@ -133,21 +133,40 @@ pub(crate) async fn strip_to_member(
     Ok(())
 }
 
-/// Makes parity and data of rows agree. The data wins, but strips that cannot be read are computed from the others.
+/// Computes the parities of rows from their data.
+///
+/// # Errors
+/// The reason why a data strip cannot be read. The parities stay, because nothing tells whether they are right.
 async fn make_rows_agree(array: &Array, layout: &Layout, blocks: Range) -> Result<()> {
-    let unreadable = |slot: &u8| source(array, *slot).is_none();
     for number in rows(layout, blocks) {
         let row = layout.row(number);
-        let lost: Vec<u8> =
-            (0..row.data_strips()).map(|data| row.data(data)).filter(unreadable).collect();
-        let wrong = if lost.is_empty() { row.parities().collect() } else { lost };
-        // What a missing member should hold cannot be wrong.
-        for slot in wrong.into_iter().filter(|slot| member_of(array, *slot).is_some()) {
-            let blocks = Range::new(number * layout.row_blocks(), 1);
-            strip_to_member(array, layout, slot, blocks).await?;
+        let mut strips: Vec<Option<Buf>> = (0..layout.members()).map(|_| None).collect();
+        let data: Vec<u8> = (0..row.data_strips()).map(|data| row.data(data)).collect();
+        let reads = data.iter().map(async |slot| read_strip(array, layout, number, *slot).await);
+        for (slot, strip) in data.iter().zip(task::join_all(reads).await) {
+            if let Some(place) = strips.get_mut(usize::from(*slot)) {
+                *place = Some(strip?);
+            }
+        }
+        for slot in row.parities() {
+            // The rebuild of a missing member computes its parity.
+            let Some((member, _)) = member_of(array, slot) else { continue };
+            let mut parity = member.io.buffer(layout.strip_blocks())?;
+            if !fill_parity(row, row.role(slot), &strips, &mut parity) {
+                return Err(gone());
+            }
+            let to = Place { member: slot, lba: number * layout.strip_blocks() };
+            write_one(array, to, layout.strip_blocks(), parity).await?;
         }
     }
     Ok(())
+}
+
+/// Reads a member's strip of a row, unless the array is rebuilding the member.
+async fn read_strip(array: &Array, layout: &Layout, number: u64, slot: u8) -> Result<Buf> {
+    let (source, offset) = source(array, slot).ok_or_else(gone)?;
+    let at = offset + number * layout.strip_blocks();
+    source.read(Range::new(at, layout.strip_blocks())).await
 }
 
 /// The blocks of all rows that hold `blocks`. For levels without parity, these blocks.
@@ -175,11 +194,7 @@ async fn strip_of(array: &Array, layout: &Layout, number: u64, slot: u8) -> Resu
         let data = (0..row.data_strips()).map(|data| row.data(data));
         let parities = row.parities().filter(|slot| !lost.contains(slot)).take(missing);
         let wanted: Vec<u8> = data.filter(|slot| !lost.contains(slot)).chain(parities).collect();
-        let reads = wanted.iter().map(async |slot| {
-            let (source, offset) = source(array, *slot).ok_or_else(gone)?;
-            let at = offset + number * layout.strip_blocks();
-            source.read(Range::new(at, layout.strip_blocks())).await
-        });
+        let reads = wanted.iter().map(async |slot| read_strip(array, layout, number, *slot).await);
         let mut failed = None;
         for (slot, read) in wanted.iter().zip(task::join_all(reads).await) {
             match (read, strips.get_mut(usize::from(*slot))) {

@@ -99,11 +99,15 @@ pub(crate) async fn start(
     intent.was_used_by_another &= ended_in_order || past.rows_agree;
     let agree = ended_in_order || past.rows_agree && !intent.was_used_by_another;
     let mut torn = if agree { Regions::default() } else { intent.regions.clone() };
-    if is_of_another && has_copies(layout, members) {
-        info!(
-            "array {}: another program has used it and does not record a clean stop, so all copies will be made equal",
-            array.name
-        );
+    // With a row log, no other program can have used it. But the crash may have come before the record of rows that nobody has
+    // computed the parity of, such as those of an array that grew.
+    if is_of_another && (has_copies(layout, members) || layout.level().has_log()) {
+        let why = if layout.level().has_log() {
+            "its write-intent record is older than its superblock"
+        } else {
+            "another program has used it and does not record a clean stop"
+        };
+        info!("array {}: {why}, so all copies will be made equal", array.name);
         let last = layout.num_blocks().saturating_sub(1) >> region_shift;
         (0..=last).for_each(|region| _ = intent.regions.insert(region));
         torn = intent.regions.clone();
@@ -412,7 +416,8 @@ fn mend_soon(app: &App, array: &Rc<Array>) {
 /// Makes the copies of torn regions equal. Reads of a region go to the first copy until that is done.
 async fn mend(app: &App, array: &Rc<Array>, shared: &Arc<Shared>, marks: &Marks) {
     let torn = marks.torn();
-    if shared.layout().level().parities() > 0 && !is_whole(array) {
+    let has_parity = shared.layout().level().parities() > 0;
+    if has_parity && !is_whole(array) {
         // A missing member leaves nothing to compare. Its rebuild computes its blocks.
         if !marks.may_compute_all() {
             warn!(
@@ -426,6 +431,10 @@ async fn mend(app: &App, array: &Rc<Array>, shared: &Arc<Shared>, marks: &Marks)
     info!("array {}: copies in {} regions may differ; making them equal", array.name, torn.len());
     let mut pace = copy::Pace::new();
     for region in torn {
+        if has_parity && !is_whole(array) {
+            // A member left. The next attempt comes when the members change again.
+            return;
+        }
         let tears = marks.tears();
         let mended = mend_region(app, array, shared, region << marks.region_shift, &mut pace).await;
         if shared.is_offline() {

@@ -76,7 +76,9 @@ impl Plan {
         let can_reconstruct = rest.iter().all(can_read);
         let reads_to_modify = touched.iter().count() + parities().count();
         let is_shorter = is_synced && reads_to_modify <= rest.iter().count();
-        if is_write && can_modify && (is_shorter || !can_reconstruct) {
+        // Two parities that are wrong and were modified would not agree on the new data if its member leaves, too.
+        let can_stay_wrong = is_synced || layout.level().parities() == 1;
+        if is_write && can_modify && (is_shorter || !can_reconstruct && can_stay_wrong) {
             parities().for_each(|slot| touched.insert(slot));
             return Ok(plan(Work::Modify, touched));
         }

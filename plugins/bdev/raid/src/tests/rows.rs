@@ -2,7 +2,7 @@
 
 use super::ram::Ram;
 use super::{Random, array, deleted, load, read, show, write, write_each};
-use crate::arrays;
+use crate::{arrays, copy};
 use drivebay_sdk::bdev::Channel;
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::io::BlockIo;
@@ -402,6 +402,80 @@ fn a_new_array_over_used_disks_computes_its_parity_and_protects_writes_before_th
         assert_eq!([1, 2].map(|lba| read(&host, &opened.0, lba)), [Ok(1), Ok(2)]);
         deleted(&host, &name, opened);
     }
+}
+
+#[test]
+fn a_block_that_is_written_before_the_parity_is_right_survives_the_loss_of_two_members() {
+    let host = load();
+    let disks = disks(&host, "rn", 5);
+    let mut random = Random::new(7);
+    for disk in &disks {
+        let noise: Vec<u8> = (0..SIZE * 512).map(|_| random.below(250) as u8).collect();
+        disk.overwrite(DATA, &noise);
+    }
+    // A bad block keeps the array from computing its parity.
+    let last = DATA as u64 + SIZE - 1;
+    disks.iter().for_each(|disk| disk.fail_reads_at(Some(last)));
+    let (opened, layout) = create(&host, Level::Raid6, &disks);
+    host.wait(|| host.log().iter().any(|line| line.contains("may differ: ")).then_some(()));
+    disks.iter().for_each(|disk| disk.fail_reads_at(None));
+    let lose = |strip: u8| {
+        let gone = disks[usize::from(layout.row(0).data(strip))].name();
+        host.call("bdev_raid_remove_base_bdev", &json!({"name": gone})).unwrap();
+    };
+    lose(1);
+    assert_eq!(write(&host, &opened.0, 0, 9, 1), Status::SUCCESS);
+    lose(0);
+    assert_eq!(read(&host, &opened.0, 0), Ok(9));
+    deleted(&host, "rn0-raid6", opened);
+}
+
+#[test]
+fn rows_without_one_of_their_data_strips_do_not_count_as_repaired() {
+    let host = load();
+    let disks = disks(&host, "ro", 3);
+    let (opened, layout) = create(&host, Level::Raid5, &disks);
+    host.call("bdev_raid_remove_base_bdev", &json!({"name": "ro1"})).unwrap();
+    let seen: Rc<Cell<Option<bool>>> = Rc::default();
+    for row in 0..3 {
+        let result = Rc::clone(&seen);
+        let blocks = Range::new(row * layout.row_blocks(), 1);
+        let repair = async move {
+            let array = arrays::by_name("ro0-raid5").unwrap();
+            result.set(Some(copy::make_equal(&array, blocks).await.is_ok()));
+        };
+        task::spawn("test", repair).unwrap().detach();
+        let is_repaired = host.wait(|| seen.take());
+        let lacks_data = (0..2).any(|strip| layout.row(row).data(strip) == 1);
+        assert_eq!(is_repaired, !lacks_data, "row {row}");
+    }
+    deleted(&host, "ro0-raid5", opened);
+}
+
+#[test]
+fn after_a_crash_between_superblock_and_record_all_rows_have_marks_also_without_a_member() {
+    let host = load();
+    let disks = disks(&host, "rp", 4);
+    let (opened, _) = create(&host, Level::Raid6, &disks);
+    host.wait(|| host.log().iter().any(|line| line.contains("are equal again")).then_some(()));
+    drop(opened);
+    host.call("bdev_raid_delete", &json!({"name": "rp0-raid6"})).unwrap();
+    assert!(disks[0].durable_intent().unwrap().regions.is_empty());
+    for disk in &disks {
+        disk.unplug(&host);
+        let mut superblock = disk.durable_superblock().unwrap();
+        superblock.sequence += 1;
+        disk.overwrite(0, &superblock.to_bytes());
+    }
+    [&disks[1], &disks[3]].iter().for_each(|disk| disk.fail_writes(true));
+    disks.iter().for_each(|disk| disk.plug_in(&host));
+    host.wait(|| (show(&host, "rp0-raid6")["state"] == "online").then_some(()));
+    assert_eq!(show(&host, "rp0-raid6")["num_base_bdevs_discovered"], 2);
+    let marked = disks[0].durable_intent().unwrap().regions;
+    assert_eq!(marked.iter().collect::<Vec<_>>(), [0]);
+    let opened = host.open("rp0-raid6");
+    assert_eq!(read(&host, &opened.0, 5), Ok(0), "this is no evidence of an interrupted write");
+    deleted(&host, "rp0-raid6", opened);
 }
 
 #[test]
