@@ -10,6 +10,7 @@
 
 mod bus;
 mod disk;
+mod quiesce;
 mod services;
 mod threads;
 mod workers;
@@ -115,6 +116,7 @@ struct State {
     bufs_max: usize,
     now_ns: u64,
     log: Vec<String>,
+    quiesced: quiesce::Quiesced,
 }
 
 thread_local! {
@@ -202,6 +204,7 @@ impl FakeHost {
     /// Runs one round: jobs of workers, messages and waiters that are due, each poller once, and the end of the burst.
     pub fn run(&self) {
         run_jobs();
+        quiesce::call_back();
         while let Some((thread, msg)) = state(|state| state.threads.next_message()) {
             // SAFETY: the message was sent and is received once.
             let msg = unsafe { *msg };
@@ -400,7 +403,7 @@ table!(BDEV: bay_bdev_api {
     reserve: reserve_name, release: release_name,
     register: register, unregister: unregister, destruct_done: destruct_done,
     chan_ready: chan_ready, chan_closed: chan_closed, resize: resize, kick: kick,
-    quiesce: quiesce, unquiesce: quiesce, examine_done: examine_done, alias: alias, media: media,
+    quiesce: quiesce::quiesce, unquiesce: quiesce::unquiesce, examine_done: examine_done, alias: alias, media: media,
 });
 table!(CLIENT: bay_bdev_client_api {
     open: open, close: close, info: info, claim: claim, unclaim: unclaim, chan_get: chan_get,

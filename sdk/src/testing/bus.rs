@@ -52,22 +52,6 @@ pub(super) fn examine(name: &str) {
 /// Does nothing, because nothing waits for examinations here.
 pub(super) unsafe extern "C" fn examine_done(_: H, _: u64) {}
 
-/// Holds nothing back, because a test does one I/O after another.
-pub(super) unsafe extern "C" fn quiesce(
-    _: H,
-    _: u64,
-    _: u64,
-    _: u64,
-    done: Option<api::bay_cb_fn>,
-    arg: *mut c_void,
-) -> i32 {
-    if let Some(done) = done {
-        // SAFETY: the module's callback with its argument; this is the only call.
-        unsafe { done(arg, 0) };
-    }
-    0
-}
-
 pub(super) unsafe extern "C" fn unregister(
     _: H,
     id: u64,
@@ -389,20 +373,31 @@ pub(super) unsafe extern "C" fn submit(
     // SAFETY: `new_io` made the request.
     let fake = unsafe { &mut *io.cast::<FakeIo>() };
     (fake.cb, fake.arg, fake.is_in_flight) = (cb, arg, true);
-    let (call, raw, takes) = state(|state| {
+    let takes = state(|state| {
         let chan = state.chans.get_mut(&fake.chan).unwrap();
         chan.outstanding += 1;
         let bdev = &state.bdevs[&chan.bdev];
-        let takes = bdev.reg.ops_mask & (1 << fake.io.op) != 0
-            && fake.io.lba.checked_add(fake.io.nblocks).is_some_and(|e| e <= bdev.reg.num_blocks);
-        (bdev.ops.submit.unwrap(), chan.raw, takes)
+        bdev.reg.ops_mask & (1 << fake.io.op) != 0
+            && fake.io.lba.checked_add(fake.io.nblocks).is_some_and(|e| e <= bdev.reg.num_blocks)
     });
     if !takes {
         // SAFETY: the I/O is in flight.
         return unsafe { done(io, -crate::errno::EOPNOTSUPP) };
     }
-    let handle = fake.chan;
+    if quiesce::lets_begin(io) {
+        begin(io);
+    }
+}
+
+/// Passes an I/O to the module.
+pub(super) fn begin(io: *mut bay_io) {
+    // SAFETY: `new_io` made the request.
+    let handle = unsafe { (*io.cast::<FakeIo>()).chan };
     if enter(handle, |chan| chan.deferred.push_back(io)) {
+        let (call, raw) = state(|state| {
+            let chan = &state.chans[&handle];
+            (state.bdevs[&chan.bdev].ops.submit.unwrap(), chan.raw)
+        });
         // SAFETY: the channel is live.
         unsafe { call(raw, io) };
         leave(handle);
@@ -446,6 +441,7 @@ pub(super) unsafe extern "C" fn done(io: *mut bay_io, status: i32) {
     // SAFETY: `new_io` made the request.
     let fake = unsafe { &mut *io.cast::<FakeIo>() };
     assert!(std::mem::take(&mut fake.is_in_flight), "an I/O was completed twice");
+    quiesce::ended(io);
     state(|state| state.chans.get_mut(&fake.chan).unwrap().outstanding -= 1);
     // SAFETY: the client's callback; this is the only call.
     unsafe { fake.cb.unwrap()(fake.arg, io, status) };

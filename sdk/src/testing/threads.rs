@@ -47,6 +47,10 @@ impl Threads {
         self.current
     }
 
+    pub(super) fn app(&self) -> u64 {
+        self.app
+    }
+
     fn create(&mut self) -> u64 {
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         self.alive.push(id);

@@ -57,7 +57,11 @@ const PARTS: &[Part] = &[
         what: "60 kills of a host with thin volumes, snapshots and clones under verified load",
         command: lvol,
     },
-    Part { name: "raid", what: "65,000 power cuts of arrays of all levels", command: raid },
+    Part {
+        name: "raid",
+        what: "65,000 power cuts of arrays of all levels, and 1,000 seeds of random faults",
+        command: raid,
+    },
     Part {
         name: "power",
         what: "150 files fsynced over NVMe/TCP, checked at 100 cut points",
@@ -144,7 +148,7 @@ fn lvol() -> Command {
 }
 
 fn raid() -> Command {
-    run::cargo(&["test", "--package", "drivebay-raid", "power_cut", "--", "--nocapture"])
+    run::cargo(&["test", "--package", "drivebay-raid", "--", "power_cut", "model", "--nocapture"])
 }
 
 /// Needs the guest's kernel, which `cargo xtask prepare` or `cargo xtask test` installs.

@@ -52,6 +52,14 @@ struct State {
     writes: Vec<u64>,
 }
 
+/// The contents of a disk, and the blocks that are only in its cache.
+#[derive(Debug)]
+pub(super) struct Image {
+    blocks: Vec<Block>,
+    durable: Vec<Block>,
+    dirty: BTreeSet<usize>,
+}
+
 thread_local! {
     /// I/O of disks that hang, and their names.
     static HELD: RefCell<Vec<(String, BdevIo)>> = const { RefCell::new(Vec::new()) };
@@ -119,8 +127,13 @@ impl Ram {
         host.run();
     }
 
-    pub(super) fn unplug(&self, host: &FakeHost) {
+    /// As [`unplug`](Self::unplug), but the disk may still be open.
+    pub(super) fn unplug_soon(&self, host: &FakeHost) {
         bdev::find::<Disk>(&self.name).unwrap().unregister(host.app(), |_, _| {});
+    }
+
+    pub(super) fn unplug(&self, host: &FakeHost) {
+        self.unplug_soon(host);
         for _ in 0..20 {
             host.run();
         }
@@ -232,6 +245,42 @@ impl Ram {
         let mut state = self.state();
         state.blocks = state.durable.clone();
         state.dirty.clear();
+    }
+
+    /// The contents of the disk and of its cache.
+    pub(super) fn image(&self) -> Image {
+        let state = self.state();
+        Image {
+            blocks: state.blocks.clone(),
+            durable: state.durable.clone(),
+            dirty: state.dirty.clone(),
+        }
+    }
+
+    /// Restores an image.
+    pub(super) fn restore(&self, image: &Image) {
+        let mut state = self.state();
+        state.blocks.clone_from(&image.blocks);
+        state.durable.clone_from(&image.durable);
+        state.dirty.clone_from(&image.dirty);
+    }
+
+    /// Cuts the power: `keeps` decides for each block in the cache whether it stays.
+    pub(super) fn lose_cache(&self, mut keeps: impl FnMut() -> bool) {
+        let mut state = self.state();
+        let State { blocks, durable, dirty, .. } = &mut *state;
+        for lba in std::mem::take(dirty) {
+            if keeps() {
+                durable[lba] = blocks[lba];
+            } else {
+                blocks[lba] = durable[lba];
+            }
+        }
+    }
+
+    /// The size that the bdev has on the bus.
+    pub(super) fn num_blocks(&self) -> usize {
+        self.state().num_blocks
     }
 
     /// Logs writes and flushes from now on, with this number for the disk.
