@@ -378,12 +378,18 @@ structs! {
         rsv0: u32,
         /// Name of the base bdev of a filter.
         base: bay_str,
-        /// Blocks per zone; 0 = not zoned. Not supported yet: must be 0.
+        /// Blocks per zone; 0 = not zoned. `num_blocks` is a multiple of it. A zoned bdev accepts `BAY_OP_ZONE_REPORT`. The
+        /// bus sends the parts of a split write one after another, because a zone is written in order.
         zone_size: u64,
-        /// Maximum number of open zones. Not supported yet: must be 0.
+        /// Maximum number of open zones; 0 = no limit.
         max_open_zones: u32,
-        /// Maximum number of active zones. Not supported yet: must be 0.
+        /// Maximum number of active zones; 0 = no limit.
         max_active_zones: u32,
+        /// Number of zones that should be open at once for the best speed; 0 = unknown.
+        optimal_open_zones: u32,
+        /// Maximum blocks of one zone append; 0 = no limit. The bus refuses longer ones, and those longer than
+        /// `max_io_blocks` or `max_segment_size`.
+        max_zone_append: u32,
     }
 
     /// What the bus tells a client about an open bdev.
@@ -430,6 +436,16 @@ structs! {
         pool_blocks: u64,
         /// Free blocks of the pool now. Other bdevs may take them, too.
         pool_free: u64,
+        /// Blocks per zone; 0 = not zoned.
+        zone_size: u64,
+        /// Maximum number of open zones; 0 = no limit.
+        max_open_zones: u32,
+        /// Maximum number of active zones; 0 = no limit.
+        max_active_zones: u32,
+        /// Number of zones that should be open at once for the best speed; 0 = unknown.
+        optimal_open_zones: u32,
+        /// Maximum blocks of one zone append; 0 = not zoned.
+        max_zone_append: u32,
     }
 
     /// An entry of a wait queue. The memory belongs to the waiter; the host links it until it calls `cb`.

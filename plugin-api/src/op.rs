@@ -31,13 +31,14 @@ pub const BAY_OP_SEEK_DATA: u16 = 12;
 /// Store in `detail` the first unallocated block at or after `lba`, or `UINT64_MAX` when there is none
 /// (`BAY_DETAIL_BLOCK`).
 pub const BAY_OP_SEEK_HOLE: u16 = 13;
-/// Fill `iov` with one `bay_zone` for each zone, starting with the zone at `lba`, at most `arg[0]` zones. Store their
-/// number in `detail` (`BAY_DETAIL_BLOCK`).
+/// Fill `iov` with one `bay_zone` for each zone, starting with the zone that begins at `lba`, at most `arg[0]` zones.
+/// Store their number in `detail` (`BAY_DETAIL_BLOCK`). Each element of `iov` is aligned to 8 bytes, its length is a
+/// multiple of the size of `bay_zone`, and together they have room for `arg[0]` zones.
 pub const BAY_OP_ZONE_REPORT: u16 = 14;
-/// Apply the action `arg[0]` (`BAY_ZONE_*`) to the zone that begins at `lba`.
+/// Apply the action `arg[0]` (`BAY_ZONE_*`) to the zone that begins at `lba`, or, with `BAY_ZONE_ALL`, to all zones.
 pub const BAY_OP_ZONE_MANAGE: u16 = 15;
 /// Write `nblocks` from `iov` at the write pointer of the zone that begins at `lba`. Store the first block written in
-/// `detail` (`BAY_DETAIL_BLOCK`).
+/// `detail` (`BAY_DETAIL_BLOCK`). The bus never splits it.
 pub const BAY_OP_ZONE_APPEND: u16 = 16;
 /// Execute the NVMe admin command that `arg[0]` points to (`arg_len` = 64 bytes), with `iov` as its data.
 pub const BAY_OP_NVME_ADMIN: u16 = 17;
@@ -62,6 +63,8 @@ pub const BAY_ZONE_OPEN: u64 = 3;
 pub const BAY_ZONE_RESET: u64 = 4;
 /// `BAY_OP_ZONE_MANAGE`: take the zone offline.
 pub const BAY_ZONE_OFFLINE: u64 = 5;
+/// Added to an action: apply it to all zones whose state allows it, and ignore the others. `lba` is 0.
+pub const BAY_ZONE_ALL: u64 = 1 << 8;
 
 /// The fields of a request that refer to blocks of the bdev.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +77,8 @@ pub enum Extent {
     TwoRanges,
     /// The block `lba`.
     Block,
+    /// The zone that begins at `lba`, and `nblocks` blocks somewhere in it.
+    Zone,
     /// The blocks are in the NVMe command, in a form that only the device understands.
     Command,
 }
@@ -147,8 +152,8 @@ pub const OP_TABLE: [OpRules; 22] = [
     rules(BAY_OP_SEEK_DATA, "seek_data", Extent::Block, Data::None).reading(),
     rules(BAY_OP_SEEK_HOLE, "seek_hole", Extent::Block, Data::None).reading(),
     rules(BAY_OP_ZONE_REPORT, "get_zone_info", Extent::Block, Data::Bytes).reading(),
-    rules(BAY_OP_ZONE_MANAGE, "zone_management", Extent::Block, Data::None).writing(),
-    rules(BAY_OP_ZONE_APPEND, "zone_append", Extent::Blocks, Data::Blocks).writing().fua(),
+    rules(BAY_OP_ZONE_MANAGE, "zone_management", Extent::Zone, Data::None).writing(),
+    rules(BAY_OP_ZONE_APPEND, "zone_append", Extent::Zone, Data::Blocks).writing().fua(),
     rules(BAY_OP_NVME_ADMIN, "nvme_admin", Extent::Command, Data::Bytes).reading().writing(),
     rules(BAY_OP_NVME_IO, "nvme_io", Extent::Command, Data::Bytes).reading().writing(),
     rules(BAY_OP_RESERVATION_REGISTER, "reservation_register", Extent::None, Data::Bytes).writing(),

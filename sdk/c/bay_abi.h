@@ -111,11 +111,11 @@ extern "C" {
 #define BAY_OP_SEEK_DATA 12u
 /** Store in `detail` the first unallocated block at or after `lba`, or `UINT64_MAX` when there is none (`BAY_DETAIL_BLOCK`). */
 #define BAY_OP_SEEK_HOLE 13u
-/** Fill `iov` with one `bay_zone` for each zone, starting with the zone at `lba`, at most `arg[0]` zones. Store their number in `detail` (`BAY_DETAIL_BLOCK`). */
+/** Fill `iov` with one `bay_zone` for each zone, starting with the zone that begins at `lba`, at most `arg[0]` zones. Store their number in `detail` (`BAY_DETAIL_BLOCK`). Each element of `iov` is aligned to 8 bytes, its length is a multiple of the size of `bay_zone`, and together they have room for `arg[0]` zones. */
 #define BAY_OP_ZONE_REPORT 14u
-/** Apply the action `arg[0]` (`BAY_ZONE_*`) to the zone that begins at `lba`. */
+/** Apply the action `arg[0]` (`BAY_ZONE_*`) to the zone that begins at `lba`, or, with `BAY_ZONE_ALL`, to all zones. */
 #define BAY_OP_ZONE_MANAGE 15u
-/** Write `nblocks` from `iov` at the write pointer of the zone that begins at `lba`. Store the first block written in `detail` (`BAY_DETAIL_BLOCK`). */
+/** Write `nblocks` from `iov` at the write pointer of the zone that begins at `lba`. Store the first block written in `detail` (`BAY_DETAIL_BLOCK`). The bus never splits it. */
 #define BAY_OP_ZONE_APPEND 16u
 /** Execute the NVMe admin command that `arg[0]` points to (`arg_len` = 64 bytes), with `iov` as its data. */
 #define BAY_OP_NVME_ADMIN 17u
@@ -139,6 +139,8 @@ extern "C" {
 #define BAY_ZONE_RESET UINT64_C(4)
 /** `BAY_OP_ZONE_MANAGE`: take the zone offline. */
 #define BAY_ZONE_OFFLINE UINT64_C(5)
+/** Added to an action: apply it to all zones whose state allows it, and ignore the others. `lba` is 0. */
+#define BAY_ZONE_ALL UINT64_C(256)
 /** Must-understand flag: the data is durable before the I/O completes (force unit access). */
 #define BAY_IO_FUA 65536u
 /** In `holds`: a device or the kernel may still access the buffers. */
@@ -1095,12 +1097,20 @@ struct bay_bdev_reg {
     uint32_t rsv0;
     /** Name of the base bdev of a filter. */
     struct bay_str base;
-    /** Blocks per zone; 0 = not zoned. Not supported yet: must be 0. */
+    /** Blocks per zone; 0 = not zoned. `num_blocks` is a multiple of it. A zoned bdev accepts `BAY_OP_ZONE_REPORT`. The
+     *  bus sends the parts of a split write one after another, because a zone is written in order.
+     */
     uint64_t zone_size;
-    /** Maximum number of open zones. Not supported yet: must be 0. */
+    /** Maximum number of open zones; 0 = no limit. */
     uint32_t max_open_zones;
-    /** Maximum number of active zones. Not supported yet: must be 0. */
+    /** Maximum number of active zones; 0 = no limit. */
     uint32_t max_active_zones;
+    /** Number of zones that should be open at once for the best speed; 0 = unknown. */
+    uint32_t optimal_open_zones;
+    /** Maximum blocks of one zone append; 0 = no limit. The bus refuses longer ones, and those longer than
+     *  `max_io_blocks` or `max_segment_size`.
+     */
+    uint32_t max_zone_append;
 };
 
 /** What the bus tells a client about an open bdev.
@@ -1149,6 +1159,16 @@ struct bay_bdev_info {
     uint64_t pool_blocks;
     /** Free blocks of the pool now. Other bdevs may take them, too. */
     uint64_t pool_free;
+    /** Blocks per zone; 0 = not zoned. */
+    uint64_t zone_size;
+    /** Maximum number of open zones; 0 = no limit. */
+    uint32_t max_open_zones;
+    /** Maximum number of active zones; 0 = no limit. */
+    uint32_t max_active_zones;
+    /** Number of zones that should be open at once for the best speed; 0 = unknown. */
+    uint32_t optimal_open_zones;
+    /** Maximum blocks of one zone append; 0 = not zoned. */
+    uint32_t max_zone_append;
 };
 
 /** An entry of a wait queue. The memory belongs to the waiter; the host links it until it calls `cb`.
@@ -1888,7 +1908,7 @@ BAY_ASSERT(offsetof(struct bay_bdev_ops, reset_stats) == 72, "bay_bdev_ops.reset
 BAY_ASSERT(sizeof(((struct bay_bdev_ops *)0)->reset_stats) == 8, "bay_bdev_ops.reset_stats");
 BAY_ASSERT(offsetof(struct bay_bdev_ops, space) == 80, "bay_bdev_ops.space");
 BAY_ASSERT(sizeof(((struct bay_bdev_ops *)0)->space) == 8, "bay_bdev_ops.space");
-BAY_ASSERT(sizeof(struct bay_bdev_reg) == 224, "bay_bdev_reg");
+BAY_ASSERT(sizeof(struct bay_bdev_reg) == 232, "bay_bdev_reg");
 BAY_ASSERT(BAY_ALIGNOF(struct bay_bdev_reg) == 8, "bay_bdev_reg");
 BAY_ASSERT(offsetof(struct bay_bdev_reg, size) == 0, "bay_bdev_reg.size");
 BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->size) == 4, "bay_bdev_reg.size");
@@ -1972,7 +1992,11 @@ BAY_ASSERT(offsetof(struct bay_bdev_reg, max_open_zones) == 216, "bay_bdev_reg.m
 BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->max_open_zones) == 4, "bay_bdev_reg.max_open_zones");
 BAY_ASSERT(offsetof(struct bay_bdev_reg, max_active_zones) == 220, "bay_bdev_reg.max_active_zones");
 BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->max_active_zones) == 4, "bay_bdev_reg.max_active_zones");
-BAY_ASSERT(sizeof(struct bay_bdev_info) == 112, "bay_bdev_info");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, optimal_open_zones) == 224, "bay_bdev_reg.optimal_open_zones");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->optimal_open_zones) == 4, "bay_bdev_reg.optimal_open_zones");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, max_zone_append) == 228, "bay_bdev_reg.max_zone_append");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->max_zone_append) == 4, "bay_bdev_reg.max_zone_append");
+BAY_ASSERT(sizeof(struct bay_bdev_info) == 136, "bay_bdev_info");
 BAY_ASSERT(BAY_ALIGNOF(struct bay_bdev_info) == 8, "bay_bdev_info");
 BAY_ASSERT(offsetof(struct bay_bdev_info, size) == 0, "bay_bdev_info.size");
 BAY_ASSERT(sizeof(((struct bay_bdev_info *)0)->size) == 4, "bay_bdev_info.size");
@@ -2016,6 +2040,16 @@ BAY_ASSERT(offsetof(struct bay_bdev_info, pool_blocks) == 96, "bay_bdev_info.poo
 BAY_ASSERT(sizeof(((struct bay_bdev_info *)0)->pool_blocks) == 8, "bay_bdev_info.pool_blocks");
 BAY_ASSERT(offsetof(struct bay_bdev_info, pool_free) == 104, "bay_bdev_info.pool_free");
 BAY_ASSERT(sizeof(((struct bay_bdev_info *)0)->pool_free) == 8, "bay_bdev_info.pool_free");
+BAY_ASSERT(offsetof(struct bay_bdev_info, zone_size) == 112, "bay_bdev_info.zone_size");
+BAY_ASSERT(sizeof(((struct bay_bdev_info *)0)->zone_size) == 8, "bay_bdev_info.zone_size");
+BAY_ASSERT(offsetof(struct bay_bdev_info, max_open_zones) == 120, "bay_bdev_info.max_open_zones");
+BAY_ASSERT(sizeof(((struct bay_bdev_info *)0)->max_open_zones) == 4, "bay_bdev_info.max_open_zones");
+BAY_ASSERT(offsetof(struct bay_bdev_info, max_active_zones) == 124, "bay_bdev_info.max_active_zones");
+BAY_ASSERT(sizeof(((struct bay_bdev_info *)0)->max_active_zones) == 4, "bay_bdev_info.max_active_zones");
+BAY_ASSERT(offsetof(struct bay_bdev_info, optimal_open_zones) == 128, "bay_bdev_info.optimal_open_zones");
+BAY_ASSERT(sizeof(((struct bay_bdev_info *)0)->optimal_open_zones) == 4, "bay_bdev_info.optimal_open_zones");
+BAY_ASSERT(offsetof(struct bay_bdev_info, max_zone_append) == 132, "bay_bdev_info.max_zone_append");
+BAY_ASSERT(sizeof(((struct bay_bdev_info *)0)->max_zone_append) == 4, "bay_bdev_info.max_zone_append");
 BAY_ASSERT(sizeof(struct bay_wait) == 32, "bay_wait");
 BAY_ASSERT(BAY_ALIGNOF(struct bay_wait) == 8, "bay_wait");
 BAY_ASSERT(offsetof(struct bay_wait, cb) == 0, "bay_wait.cb");
@@ -2497,8 +2531,8 @@ BAY_ASSERT(sizeof(((struct bay_pci_api *)0)->changes_fd) == 8, "bay_pci_api.chan
     "bay_io_ext:size=16,align=8,open;size@0+4=u32;valid@4+4=u32;trace_id@8+8=u64\n" \
     "bay_chan_args:size=32,align=8,open;size@0+4=u32;numa@4+4=i32;thread@8+8=u64;host_chan@16+8=u64;handover@24+8=*constc_void\n" \
     "bay_bdev_ops:size=88,align=8,open;size@0+4=u32;flags@4+4=u32;submit@8+8=Option<bay_submit_fn>;flush@16+8=Option<bay_flush_fn>;chan_create@24+8=Option<bay_chan_create_fn>;chan_destroy@32+8=Option<bay_chan_destroy_fn>;destruct@40+8=Option<bay_destruct_fn>;dump_info@48+8=Option<bay_dump_fn>;write_config@56+8=Option<bay_dump_fn>;dump_stats@64+8=Option<bay_dump_fn>;reset_stats@72+8=Option<bay_reset_stats_fn>;space@80+8=Option<bay_space_fn>\n" \
-    "bay_bdev_reg:size=224,align=8,open;size@0+4=u32;flags@4+4=u32;ctx@8+8=*mutc_void;ops@16+8=*constbay_bdev_ops;name@24+16=bay_str;product@40+16=bay_str;aliases@56+8=*constbay_str;naliases@64+4=u32;block_size@68+4=u32;num_blocks@72+8=u64;uuid@80+16=[u8;16];phys_block_size@96+4=u32;write_unit@100+4=u32;atomic_write_unit@104+4=u32;align@108+4=u32;optimal_boundary@112+4=u32;max_segments@116+4=u32;max_segment_size@120+4=u32;max_io_blocks@124+4=u32;max_unmap@128+4=u32;max_write_zeroes@132+4=u32;max_copy@136+4=u32;md_size@140+4=u32;md_interleave@144+1=u8;dif_type@145+1=u8;dif_is_head@146+1=u8;dif_pi_format@147+1=u8;dif_check_flags@148+4=u32;numa@152+4=i32;nsid@156+4=u32;reset_drain_ms@160+4=u32;needs_dma@164+4=u32;ops_mask@168+8=u64;must_flags@176+4=u32;max_children@180+4=u32;drv_ctx_size@184+4=u32;rsv0@188+4=u32;base@192+16=bay_str;zone_size@208+8=u64;max_open_zones@216+4=u32;max_active_zones@220+4=u32\n" \
-    "bay_bdev_info:size=112,align=8,open;size@0+4=u32;flags@4+4=u32;num_blocks@8+8=u64;block_size@16+4=u32;phys_block_size@20+4=u32;ops_mask@24+8=u64;uuid@32+16=[u8;16];write_unit@48+4=u32;atomic_write_unit@52+4=u32;align@56+4=u32;optimal_boundary@60+4=u32;md_size@64+4=u32;md_interleave@68+1=u8;dif_type@69+1=u8;dif_is_head@70+1=u8;dif_pi_format@71+1=u8;numa@72+4=i32;must_flags@76+4=u32;name@80+16=bay_str;pool_blocks@96+8=u64;pool_free@104+8=u64\n" \
+    "bay_bdev_reg:size=232,align=8,open;size@0+4=u32;flags@4+4=u32;ctx@8+8=*mutc_void;ops@16+8=*constbay_bdev_ops;name@24+16=bay_str;product@40+16=bay_str;aliases@56+8=*constbay_str;naliases@64+4=u32;block_size@68+4=u32;num_blocks@72+8=u64;uuid@80+16=[u8;16];phys_block_size@96+4=u32;write_unit@100+4=u32;atomic_write_unit@104+4=u32;align@108+4=u32;optimal_boundary@112+4=u32;max_segments@116+4=u32;max_segment_size@120+4=u32;max_io_blocks@124+4=u32;max_unmap@128+4=u32;max_write_zeroes@132+4=u32;max_copy@136+4=u32;md_size@140+4=u32;md_interleave@144+1=u8;dif_type@145+1=u8;dif_is_head@146+1=u8;dif_pi_format@147+1=u8;dif_check_flags@148+4=u32;numa@152+4=i32;nsid@156+4=u32;reset_drain_ms@160+4=u32;needs_dma@164+4=u32;ops_mask@168+8=u64;must_flags@176+4=u32;max_children@180+4=u32;drv_ctx_size@184+4=u32;rsv0@188+4=u32;base@192+16=bay_str;zone_size@208+8=u64;max_open_zones@216+4=u32;max_active_zones@220+4=u32;optimal_open_zones@224+4=u32;max_zone_append@228+4=u32\n" \
+    "bay_bdev_info:size=136,align=8,open;size@0+4=u32;flags@4+4=u32;num_blocks@8+8=u64;block_size@16+4=u32;phys_block_size@20+4=u32;ops_mask@24+8=u64;uuid@32+16=[u8;16];write_unit@48+4=u32;atomic_write_unit@52+4=u32;align@56+4=u32;optimal_boundary@60+4=u32;md_size@64+4=u32;md_interleave@68+1=u8;dif_type@69+1=u8;dif_is_head@70+1=u8;dif_pi_format@71+1=u8;numa@72+4=i32;must_flags@76+4=u32;name@80+16=bay_str;pool_blocks@96+8=u64;pool_free@104+8=u64;zone_size@112+8=u64;max_open_zones@120+4=u32;max_active_zones@124+4=u32;optimal_open_zones@128+4=u32;max_zone_append@132+4=u32\n" \
     "bay_wait:size=32,align=8,closed;cb@0+8=Option<bay_wait_fn>;arg@8+8=*mutc_void;link@16+8=*mutc_void;rsv@24+8=u64\n" \
     "bay_bdev_api:size=120,align=8,open;size@0+4=u32;flags@4+4=u32;register@8+8=Option<bay_bdev_register_fn>;unregister@16+8=Option<bay_bdev_unregister_fn>;destruct_done@24+8=Option<bay_bdev_destruct_done_fn>;chan_ready@32+8=Option<bay_bdev_chan_ready_fn>;chan_closed@40+8=Option<bay_bdev_chan_closed_fn>;resize@48+8=Option<bay_bdev_resize_fn>;kick@56+8=Option<bay_bdev_kick_fn>;quiesce@64+8=Option<bay_bdev_quiesce_fn>;unquiesce@72+8=Option<bay_bdev_quiesce_fn>;examine_done@80+8=Option<bay_examine_done_fn>;reserve@88+8=Option<bay_bdev_reserve_fn>;release@96+8=Option<bay_bdev_release_fn>;alias@104+8=Option<bay_bdev_alias_fn>;media@112+8=Option<bay_bdev_media_fn>\n" \
     "bay_bdev_client_api:size=144,align=8,open;size@0+4=u32;flags@4+4=u32;open@8+8=Option<bay_client_open_fn>;close@16+8=Option<bay_client_close_fn>;info@24+8=Option<bay_client_info_fn>;claim@32+8=Option<bay_client_claim_fn>;unclaim@40+8=Option<bay_client_unclaim_fn>;chan_get@48+8=Option<bay_client_chan_get_fn>;chan_put@56+8=Option<bay_client_chan_put_fn>;io_get@64+8=Option<bay_client_io_get_fn>;io_put@72+8=Option<bay_client_io_put_fn>;io_derive@80+8=Option<bay_client_io_derive_fn>;submit@88+8=Option<bay_client_submit_fn>;complete_from@96+8=Option<bay_client_complete_from_fn>;flush@104+8=Option<bay_client_flush_fn>;pass@112+8=Option<bay_client_pass_fn>;io_abort@120+8=Option<bay_client_io_abort_fn>;io_derive_part@128+8=Option<bay_client_io_derive_part_fn>;media_next@136+8=Option<bay_client_media_fn>\n" \

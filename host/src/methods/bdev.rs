@@ -213,6 +213,11 @@ fn row(bdev: &Bdev) -> Value {
     if record.numa >= 0 {
         add("numa_id", record.numa.into());
     }
+    if record.zone_size > 0 {
+        add("zone_size", record.zone_size.into());
+        add("max_open_zones", record.max_open_zones.into());
+        add("optimal_open_zones", record.optimal_open_zones.into());
+    }
     if record.md_size > 0 {
         add("md_size", record.md_size.into());
         add("md_interleave", (record.md_interleave != 0).into());

@@ -138,6 +138,11 @@ pub(super) fn failures(results: &Results) -> Vec<String> {
                 "block {} differs from what was written (generation {}): at byte {} {:#018x} instead of {:#018x}",
                 at.lba, at.generation, at.offset_bytes, at.found, at.expected
             ),
+            Failure::Misplaced { lba, expected } => {
+                format!(
+                    "an append wrote block {lba} instead of {expected}, the zone's write pointer"
+                )
+            }
             Failure::NotBegun(errno) => {
                 format!("it could not start: {}", std::io::Error::from_raw_os_error(errno))
             }

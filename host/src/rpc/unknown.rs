@@ -20,7 +20,7 @@ const WITHOUT_EFFECT: [&str; 12] = [
 ];
 
 /// Prefixes of method names, with the plugin that has such methods.
-const OF_PLUGINS: [(&str, &str); 19] = [
+const OF_PLUGINS: [(&str, &str); 20] = [
     ("bdev_aio_", "aio"),
     ("bdev_delay_", "delay"),
     ("bdev_error_", "error"),
@@ -34,6 +34,7 @@ const OF_PLUGINS: [(&str, &str); 19] = [
     ("bdev_split_", "split"),
     ("bdev_uring_", "aio"),
     ("bdev_virtio_", "virtio"),
+    ("bdev_zone_block_", "zone-block"),
     ("iscsi_", "iscsi"),
     ("nbd_", "nbd"),
     ("nvmf_", "nvmf"),
@@ -43,7 +44,7 @@ const OF_PLUGINS: [(&str, &str); 19] = [
 ];
 
 /// Prefixes of SPDK's methods that no plugin has yet.
-const NOT_YET: [&str; 21] = [
+const NOT_YET: [&str; 20] = [
     "accel_",
     "bdev_compress_",
     "bdev_crypto_",
@@ -57,7 +58,6 @@ const NOT_YET: [&str; 21] = [
     "bdev_set_qd_sampling_period",
     "bdev_set_qos_limit",
     "bdev_xnvme_",
-    "bdev_zone_block_",
     "framework_",
     "fsdev_",
     "keyring_",

@@ -3,6 +3,7 @@
 
 use super::client::Channel;
 use super::op::{Geometry, OpSet, Range};
+use super::zone::Zoning;
 use crate::app::App;
 use crate::entry::enter;
 use crate::error::{Result, check};
@@ -307,6 +308,19 @@ impl Info {
     pub fn space(&self) -> Option<Space> {
         let (total, free) = (self.raw.pool_blocks, self.raw.pool_free);
         (total > 0).then_some(Space { total, free })
+    }
+
+    /// How the bdev is divided into zones; `None` = it is not zoned.
+    #[must_use]
+    pub fn zoning(&self) -> Option<Zoning> {
+        let raw = &self.raw;
+        (raw.zone_size > 0).then_some(Zoning {
+            zone_size: raw.zone_size,
+            max_open: raw.max_open_zones,
+            max_active: raw.max_active_zones,
+            optimal_open: raw.optimal_open_zones,
+            max_append: raw.max_zone_append,
+        })
     }
 
     /// All fields, as in the ABI.

@@ -19,7 +19,8 @@ const EXPORT_KEY: u64 = u64::from_be_bytes(*b"dbexport");
 /// `[app thread]`
 ///
 /// # Errors
-/// `ENODEV` when the bdev does not exist, `EPERM` when something other than an export writes to it.
+/// `ENODEV` when the bdev does not exist, `EPERM` when something other than an export writes to it, `ENOTSUP` when it is
+/// zoned, because no protocol of this tree can show zones.
 pub fn open_export(
     app: &App,
     name: &str,
@@ -28,6 +29,11 @@ pub fn open_export(
 ) -> Result<(Desc, Info)> {
     let desc = open(app, name, false, on_event)?;
     let info = desc.info()?;
+    if info.zoning().is_some() {
+        let why =
+            format!("bdev {name} is zoned and cannot be exported; allowed: a bdev without zones");
+        return Err(Error::new(errno::EOPNOTSUPP, why));
+    }
     if is_writable && !info.is_read_only() {
         share_export(app, &desc).map_err(|error| match error.errno() {
             errno::EPERM => Error::new(

@@ -119,6 +119,11 @@ impl FanOut {
         Child(self.0, number)
     }
 
+    /// Sets the detail that the parent completes with, unless a child fails.
+    pub fn succeed_with(&mut self, result: IoResult) {
+        self.0.record(result, None);
+    }
+
     /// Records a failure. The parent completes with it when its children have completed.
     pub fn fail(&mut self, status: impl Into<Status>) {
         self.0.record(IoResult::new(status.into()), None);

@@ -67,6 +67,8 @@ pub trait StatefulFilter: Sized + Send + Sync + 'static {
     const JOINS: bool = false;
     /// As [`Bdev::IO_STATE_LEN`].
     const IO_STATE_LEN: usize = 0;
+    /// Whether the filter gets the new size when its base is resized.
+    const FOLLOWS_SIZE: bool = true;
 
     /// As [`Filter::create`].
     ///
@@ -79,6 +81,14 @@ pub trait StatefulFilter: Sized + Send + Sync + 'static {
 
     /// Name of the base.
     fn base_name(&self) -> &str;
+
+    /// Checks the base, which is open and claimed, and prepares the filter for it. `[app thread]`
+    ///
+    /// # Errors
+    /// The filter cannot use this base. The method's caller gets the error.
+    fn check_base(&mut self, _base: &Info) -> Result<()> {
+        Ok(())
+    }
 
     /// Changes the registration where the filter differs from its base. `[app thread]`
     fn describe(&self, _base: &Info, _registration: &mut Registration) {}
@@ -170,13 +180,14 @@ impl<F: StatefulFilter> Bdev for OverBase<F> {
     const IO_STATE_LEN: usize = F::IO_STATE_LEN;
 
     fn create(app: &App, params: F::Params) -> Result<Self> {
-        let filter = F::create(app, params)?;
+        let mut filter = F::create(app, params)?;
         let name = filter.name().to_owned();
         let base = open(app, filter.base_name(), true, move |app, event| {
             follow::<F>(app, &name, event);
         })?;
         base.claim(app, Claim::ExclusiveWrite)?;
         let info = base.info()?;
+        filter.check_base(&info)?;
         Ok(Self { filter, base, info })
     }
 
@@ -233,14 +244,14 @@ fn follow<F: StatefulFilter>(app: &App, name: &str, event: Event) {
             }
             remove(app, filter, |_, _| {});
         }
-        Event::Resize { num_blocks } => {
+        Event::Resize { num_blocks } if F::FOLLOWS_SIZE => {
             if let Err(error) = filter.resize(app, num_blocks) {
                 tracing::warn!(
                     "filter {name} keeps its old size after its base was resized: {error}"
                 );
             }
         }
-        Event::Media => {}
+        Event::Resize { .. } | Event::Media => {}
     }
 }
 

@@ -19,6 +19,7 @@ mod registry;
 #[cfg(test)]
 mod tests;
 mod vtable;
+mod zone;
 
 pub use crate::error::Status;
 pub use client::{Channel, IoContext};
@@ -38,6 +39,7 @@ pub use params::{Disk, DiskParams, Uuid, With, check_name, only};
 pub use part::Part;
 pub use registration::Registration;
 pub use registry::{Delete, Registered, find, register, serve};
+pub use zone::{Zone, ZoneAction, ZoneKind, ZoneState, Zoning};
 
 pub(crate) use examine::{examine, examine_config, save_config};
 pub(crate) use registry::unregister_all;

@@ -1,5 +1,6 @@
 //! Ops of an I/O and their operands.
 
+use super::zone::ZoneAction;
 use crate::error::{Error, Result};
 use drivebay_plugin_api as api;
 use std::ops::Range as Bytes;
@@ -51,7 +52,22 @@ pub enum Op {
     SeekData(u64),
     /// Find the first unallocated block at or after this one.
     SeekHole(u64),
-    /// Append to a zone: the range has the zone's first block and the number of blocks.
+    /// Report zones into the buffers, as [`BdevIo::complete_with_zones`](super::BdevIo::complete_with_zones) does. The result has
+    /// their number as its block.
+    ZoneReport {
+        /// The first block of the first zone.
+        first: u64,
+        /// Maximum number of zones. The buffers have room for so many.
+        most: u64,
+    },
+    /// Apply an action to zones.
+    ZoneManage {
+        /// The first block of the zone. `None` = all zones whose state allows the action.
+        zone: Option<u64>,
+        /// The action.
+        action: ZoneAction,
+    },
+    /// Append to a zone: the range has the zone's first block and the number of blocks. The result has the first block written.
     ZoneAppend(Range),
     /// Abort or finish all I/O in flight.
     Reset,
@@ -82,10 +98,20 @@ impl Op {
             api::BAY_OP_WRITE_UNCORRECTABLE => Self::WriteUncorrectable(range),
             api::BAY_OP_SEEK_DATA => Self::SeekData(io.lba),
             api::BAY_OP_SEEK_HOLE => Self::SeekHole(io.lba),
+            api::BAY_OP_ZONE_REPORT => Self::ZoneReport { first: io.lba, most: io.arg[0] },
+            api::BAY_OP_ZONE_MANAGE => Self::zone_manage(io),
             api::BAY_OP_ZONE_APPEND => Self::ZoneAppend(range),
             api::BAY_OP_RESET => Self::Reset,
             api::BAY_OP_ABORT => Self::Abort(IoId(io.arg[0])),
             other => Self::Other(other),
+        }
+    }
+
+    fn zone_manage(io: &api::bay_io) -> Self {
+        let is_for_all = io.arg[0] & api::BAY_ZONE_ALL != 0;
+        match ZoneAction::from_raw(io.arg[0] & !api::BAY_ZONE_ALL) {
+            Some(action) => Self::ZoneManage { zone: (!is_for_all).then_some(io.lba), action },
+            None => Self::Other(io.op),
         }
     }
 
@@ -105,6 +131,15 @@ impl Op {
             Self::WriteUncorrectable(range) => (api::BAY_OP_WRITE_UNCORRECTABLE, range, 0),
             Self::SeekData(lba) => (api::BAY_OP_SEEK_DATA, Range::new(lba, 0), 0),
             Self::SeekHole(lba) => (api::BAY_OP_SEEK_HOLE, Range::new(lba, 0), 0),
+            Self::ZoneReport { first, most } => {
+                (api::BAY_OP_ZONE_REPORT, Range::new(first, 0), most)
+            }
+            Self::ZoneManage { zone: Some(lba), action } => {
+                (api::BAY_OP_ZONE_MANAGE, Range::new(lba, 0), action.raw())
+            }
+            Self::ZoneManage { zone: None, action } => {
+                (api::BAY_OP_ZONE_MANAGE, NONE, action.raw() | api::BAY_ZONE_ALL)
+            }
             Self::ZoneAppend(range) => (api::BAY_OP_ZONE_APPEND, range, 0),
             Self::Reset => (api::BAY_OP_RESET, NONE, 0),
             Self::Abort(id) => (api::BAY_OP_ABORT, NONE, id.0),
@@ -159,6 +194,10 @@ impl OpSet {
     pub const WRITE_UNCORRECTABLE: Self = Self(1 << api::BAY_OP_WRITE_UNCORRECTABLE);
     /// Seek data and seek hole.
     pub const SEEK: Self = Self(1 << api::BAY_OP_SEEK_DATA | 1 << api::BAY_OP_SEEK_HOLE);
+    /// Report of zones and actions on them.
+    pub const ZONES: Self = Self(1 << api::BAY_OP_ZONE_REPORT | 1 << api::BAY_OP_ZONE_MANAGE);
+    /// Append to a zone.
+    pub const ZONE_APPEND: Self = Self(1 << api::BAY_OP_ZONE_APPEND);
     /// Reset.
     pub const RESET: Self = Self(1 << api::BAY_OP_RESET);
     /// Abort.

@@ -35,9 +35,13 @@ impl Part {
     /// Creates a part with the blocks `blocks` of an open base.
     ///
     /// # Errors
-    /// `EINVAL` when the blocks are not on the base, or are not whole write units.
+    /// `EINVAL` when the blocks are not on the base, are not whole write units, or when the base is zoned.
     pub fn new(name: String, base: &Arc<Desc>, blocks: Range) -> Result<Self> {
         let info = base.info()?;
+        if info.zoning().is_some() {
+            let allowed = "a bdev without zones: a part would show the base's block numbers";
+            return Err(Error::invalid("base of a part", info.name(), allowed));
+        }
         let end = blocks.lba.checked_add(blocks.nblocks).filter(|end| *end <= info.num_blocks());
         let unit = u64::from(info.raw().write_unit.max(1));
         let is_whole = blocks.lba.is_multiple_of(unit) && blocks.nblocks.is_multiple_of(unit);

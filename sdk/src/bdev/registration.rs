@@ -2,6 +2,7 @@
 
 use super::desc::Info;
 use super::op::{Geometry, IoFlags, OpSet};
+use super::zone::Zoning;
 
 /// Describes a bdev to the bus. The defaults come from the bdev's constants; `describe` changes them.
 #[derive(Clone, Debug)]
@@ -50,6 +51,8 @@ pub struct Registration {
     pub max_unmap: u32,
     /// Maximum blocks of one write zeroes; 0 = no limit.
     pub max_write_zeroes: u32,
+    /// How the bdev is divided into zones; `None` = it is not zoned.
+    pub zoning: Option<Zoning>,
     /// Metadata bytes per block.
     pub md_size: u32,
     /// Whether the metadata follows each block's data.
@@ -92,6 +95,7 @@ impl Registration {
             max_io_blocks: 0,
             max_unmap: 0,
             max_write_zeroes: 0,
+            zoning: None,
             md_size: 0,
             md_interleave: false,
             dif_type: 0,
@@ -117,6 +121,7 @@ impl Registration {
         self.atomic_write_unit = raw.atomic_write_unit;
         self.align = raw.align;
         self.optimal_boundary = raw.optimal_boundary;
+        self.zoning = base.zoning();
         self.md_size = raw.md_size;
         self.md_interleave = raw.md_interleave != 0;
         self.dif_type = raw.dif_type;

@@ -160,6 +160,12 @@ fn with_record<R>(
     record.max_io_blocks = from.max_io_blocks;
     record.max_unmap = from.max_unmap;
     record.max_write_zeroes = from.max_write_zeroes;
+    let zoning = from.zoning.unwrap_or_default();
+    record.zone_size = zoning.zone_size;
+    record.max_open_zones = zoning.max_open;
+    record.max_active_zones = zoning.max_active;
+    record.optimal_open_zones = zoning.optimal_open;
+    record.max_zone_append = zoning.max_append;
     record.md_size = from.md_size;
     record.md_interleave = from.md_interleave.into();
     record.dif_type = from.dif_type;

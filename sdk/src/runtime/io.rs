@@ -5,7 +5,7 @@
 #![expect(unsafe_code, reason = "lends buffers to the host for the duration of an I/O")]
 
 use super::executor::{Executor, Hold};
-use crate::bdev::{Channel, Desc, IoContext, IoFlags, IoResult, Op, Range};
+use crate::bdev::{Channel, Desc, IoContext, IoFlags, IoResult, Op, Range, Zone, ZoneAction};
 use crate::buf::{self, Buf};
 use crate::error::{Error, Result, Status, errno};
 use crate::thread;
@@ -109,6 +109,46 @@ impl BlockIo {
         self.run(Op::Flush, None).await.map(drop)
     }
 
+    /// Reports zones, at most `most`, starting with the zone that begins at block `first`. The end of the bdev or the length
+    /// of a buffer can make them fewer; ask again for the rest.
+    ///
+    /// # Errors
+    /// `ENOMEM`, `EINVAL` for 0 zones, `EIO` for a report that makes no sense, or the I/O's status.
+    pub async fn report_zones(&self, first: u64, most: u32) -> Result<Vec<Zone>> {
+        const LEN_MAX: u32 = 1 << 20;
+        let record = u32::try_from(Zone::RECORD_LEN).unwrap_or(u32::MAX);
+        let most = most.min(LEN_MAX / record);
+        let op = Op::ZoneReport { first, most: most.into() };
+        let (result, buf) = self.run(op, Some(buf::alloc(most.max(1) * record)?)).await?;
+        let count = usize::try_from(result.block().unwrap_or(0)).unwrap_or(usize::MAX);
+        let zones = buf.and_then(|buf| Zone::from_records(&buf).take(count).collect());
+        zones.ok_or_else(|| {
+            Error::new(errno::EIO, "the report has an unknown state or type of zone")
+        })
+    }
+
+    /// Applies an action to the zone that begins at the block, or to all zones whose state allows it (`None`).
+    ///
+    /// # Errors
+    /// The I/O's status.
+    pub async fn manage_zone(&self, zone: Option<u64>, action: ZoneAction) -> Result<()> {
+        self.run(Op::ZoneManage { zone, action }, None).await.map(drop)
+    }
+
+    /// Appends whole blocks to the zone that begins at block `zone`. Returns the first block written, and the buffer.
+    ///
+    /// # Errors
+    /// `EINVAL` for a length that is not whole blocks or longer than
+    /// [`Zoning::max_append`](crate::bdev::Zoning::max_append), or the I/O's status.
+    pub async fn append(&self, zone: u64, buf: Buf) -> Result<(u64, Buf)> {
+        let op = Op::ZoneAppend(Range::new(zone, u64::from(buf.len() / self.block_size())));
+        let (result, buf) = self.run(op, Some(buf)).await?;
+        match (result.block(), buf) {
+            (Some(first), Some(buf)) => Ok((first, buf)),
+            _ => Err(Error::new(errno::EIO, "the append did not return the block that it wrote")),
+        }
+    }
+
     /// Returns a buffer for `nblocks` blocks, with undefined contents.
     ///
     /// # Errors
@@ -133,11 +173,11 @@ impl BlockIo {
         if buf.len() != len {
             return Err(Error::invalid("the buffer's length", buf.len(), len));
         }
-        let buf = self.run(op, Some(buf)).await?;
+        let (_, buf) = self.run(op, Some(buf)).await?;
         buf.ok_or_else(|| Error::new(errno::EIO, "the completed I/O has no buffer"))
     }
 
-    async fn run(&self, op: Op, buf: Option<Buf>) -> Result<Option<Buf>> {
+    async fn run(&self, op: Op, buf: Option<Buf>) -> Result<(IoResult, Option<Buf>)> {
         let what = What { op, bdev: Rc::clone(&self.0.name) };
         let slot = Rc::new(Slot::default());
         let in_flight = InFlight {
@@ -156,7 +196,7 @@ impl BlockIo {
         })
         .await;
         check(result.status, &what)?;
-        Ok(buf)
+        Ok((result, buf))
     }
 }
 
@@ -224,6 +264,12 @@ impl fmt::Display for What {
             Op::Write(range) => ("write", range),
             Op::WriteZeroes(range) => ("write zeroes", range),
             Op::Unmap(range) => ("unmap", range),
+            Op::ZoneAppend(range) => ("append", range),
+            Op::ZoneReport { first, most } => ("report of zones", &Range::new(*first, *most)),
+            Op::ZoneManage { zone, action } => {
+                let zone = zone.map_or("all zones".into(), |lba| format!("the zone at {lba}"));
+                return write!(f, "bdev {bdev}: {action:?} of {zone}");
+            }
             _ => return write!(f, "bdev {bdev}: flush"),
         };
         write!(f, "bdev {bdev}: {verb} {} blocks at {}", range.nblocks, range.lba)

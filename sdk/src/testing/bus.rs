@@ -180,6 +180,11 @@ pub(super) unsafe extern "C" fn info(_: H, desc: u64, info: *mut api::bay_bdev_i
         info.must_flags = bdev.reg.must_flags;
         info.uuid = bdev.reg.uuid;
         info.optimal_boundary = bdev.reg.optimal_boundary;
+        info.zone_size = bdev.reg.zone_size;
+        info.max_open_zones = bdev.reg.max_open_zones;
+        info.max_active_zones = bdev.reg.max_active_zones;
+        info.optimal_open_zones = bdev.reg.optimal_open_zones;
+        info.max_zone_append = bdev.reg.max_zone_append;
         info.numa = -1;
         info.name = bay_str { ptr: bdev.name.as_ptr(), len: bdev.name.len() };
         (bdev.ops.space, bdev.reg.ctx)

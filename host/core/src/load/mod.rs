@@ -4,6 +4,7 @@
 //! run ─ one worker for each bdev and core, each a lightweight thread with its own channel
 //!         worker   submits an I/O, submits the next one from its callback; allocates nothing per I/O
 //!         places   whether the next I/O reads or writes, and where
+//!         worker/zoned  the steps of a run that verifies a zoned bdev
 //!         content  the data of runs that verify
 //!         histogram, ticks   how long each I/O took
 //! ```
@@ -108,6 +109,9 @@ fn span_of(plan: &Plan, desc: &Desc, index: u64) -> Result<Span> {
         let (io_size, block_size) = (plan.io_size, geometry.block_size);
         return bad(format!("io size {io_size} must be a multiple of its block size {block_size}"));
     }
+    if desc.bdev.record.zone_size != 0 && plan.pattern.writes() {
+        return zones_of(plan, desc, index).or_else(bad);
+    }
     let units = geometry.num_blocks / u64::from(plan.io_size / geometry.block_size);
     let workers = plan.cores.len() as u64;
     let share = units / workers;
@@ -124,6 +128,29 @@ fn span_of(plan: &Plan, desc: &Desc, index: u64) -> Result<Span> {
         ));
     }
     Ok(span)
+}
+
+/// The zones of the worker on the `index`-th core.
+fn zones_of(plan: &Plan, desc: &Desc, index: u64) -> Result<Span, String> {
+    let (record, depth) = (&desc.bdev.record, u64::from(plan.depth));
+    if plan.pattern != Pattern::Verify {
+        return Err("it is zoned, so the only pattern that may write is verify".to_owned());
+    }
+    let most = u64::from(desc.bdev.max_zone_append()) * u64::from(record.block_size);
+    if u64::from(plan.io_size) > most {
+        return Err(format!("io size {} must be at most {most}, the longest append", plan.io_size));
+    }
+    let workers = plan.cores.len() as u64;
+    let open = [record.max_open_zones, record.max_active_zones];
+    let open = open.into_iter().filter(|limit| *limit != 0).min().map_or(u64::MAX, u64::from);
+    let share = desc.bdev.geometry().num_blocks / record.zone_size / workers;
+    let depth_max = share.min(open / workers);
+    if depth > depth_max {
+        return Err(format!(
+            "depth {depth} must be at most {depth_max}: each I/O in flight has its own open zone"
+        ));
+    }
+    Ok(Span { first: index * share, len: share, start: 0 })
 }
 
 impl Plan {

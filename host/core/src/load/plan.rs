@@ -20,7 +20,8 @@ pub enum Pattern {
     RandWrite,
     /// Reads and writes at random places.
     RandReadWrite(u8),
-    /// Writes in sequential order; each is read back and compared.
+    /// Writes in sequential order; each is read back and compared. On a zoned bdev, each I/O in flight has its own zones; it
+    /// resets them, writes and appends in turn, and finishes them.
     Verify,
 }
 
@@ -86,6 +87,13 @@ pub enum Failure {
     },
     /// A read returned other data than was written.
     Mismatch(Mismatch),
+    /// An append to a zone did not write at the write pointer.
+    Misplaced {
+        /// The first block that it wrote, as the bdev says.
+        lba: u64,
+        /// The block at the write pointer.
+        expected: u64,
+    },
     /// The worker could not start; this is the positive errno.
     NotBegun(i32),
 }

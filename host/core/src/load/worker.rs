@@ -5,6 +5,8 @@
 //! module that completes inside `submit` would never let the reactor continue.
 #![expect(unsafe_code, reason = "I/O, their callbacks and their memory are raw pointers")]
 
+mod zoned;
+
 use super::content::{self, Mismatch};
 use super::histogram::Histogram;
 use super::places::{Generations, Places, Span};
@@ -24,6 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
+use zoned::Zones;
 
 /// What a worker sends back when it ends.
 pub(super) type Outcome = Report;
@@ -127,7 +130,7 @@ struct Worker {
     null_loop: bool,
     /// The memory that stands for the disk in the copy loop.
     copied: Option<Memory>,
-    generations: Option<Generations>,
+    checked: Option<Checked>,
     // Fields that every round needs.
     left: Cell<u64>,
     granted: Cell<u32>,
@@ -146,6 +149,12 @@ struct Worker {
     scratch: UnsafeCell<bay_io>,
     block_size: usize,
     order: Order,
+}
+
+/// What a run that verifies knows of the bdev.
+enum Checked {
+    Blocks(Generations),
+    Zones(Zones),
 }
 
 /// An allocation of DMA memory that is freed on drop.
@@ -174,8 +183,11 @@ impl Worker {
 
     fn submit(&self, task: &Task) {
         self.budget.set(self.budget.get() - 1);
-        if let Some(generations) = &self.generations {
-            return self.submit_verified(task, generations);
+        if let Some(checked) = &self.checked {
+            return match checked {
+                Checked::Blocks(generations) => self.submit_verified(task, generations),
+                Checked::Zones(zones) => self.submit_to_zone(task, zones),
+            };
         }
         let (unit, read) = self.places.next();
         task.unit.set(unit);
@@ -252,7 +264,7 @@ impl Worker {
         let [reads, writes] = &self.done;
         let done = if task.read.get() { reads } else { writes };
         done.set(done.get() + 1);
-        if let Some(generations) = &self.generations {
+        if let Some(Checked::Blocks(generations)) = &self.checked {
             self.verify(task, generations);
         }
         // The task that was idle longest goes next, so that all buffers are used even when the
@@ -455,6 +467,11 @@ impl Worker {
         // count, too.
         let warm_until_ns =
             if plan.warm_up.is_zero() { 0 } else { now.saturating_add(as_ns(plan.warm_up)) };
+        let zone_size = order.desc.bdev.record.zone_size;
+        let checked = plan.verifies().then(|| match zone_size {
+            0 => Checked::Blocks(Generations::new(order.span)),
+            _ => Checked::Zones(Zones::new(order.span, zone_size, &tasks)),
+        });
         let copied = plan.copy_loop.then(|| copy_target(order.span, len)).transpose()?;
         let chan = channel_life::get(&order.desc)?;
         let worker = Box::new(Self {
@@ -470,7 +487,7 @@ impl Worker {
             latency: Histogram::new(),
             null_loop: plan.null_loop || plan.copy_loop,
             copied,
-            generations: plan.verifies().then(|| Generations::new(order.span)),
+            checked,
             left: Cell::new(left),
             granted: Cell::new(0),
             warm_until_ns: Cell::new(warm_until_ns),

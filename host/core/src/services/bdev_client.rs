@@ -86,6 +86,11 @@ unsafe extern "C" fn info(_host: *const bay_host, desc: u64, info: *mut bay_bdev
         name: bay_str { ptr: bdev.name.as_ptr(), len: bdev.name.len() },
         pool_blocks: space.total,
         pool_free: space.free,
+        zone_size: record.zone_size,
+        max_open_zones: record.max_open_zones,
+        max_active_zones: record.max_active_zones,
+        optimal_open_zones: record.optimal_open_zones,
+        max_zone_append: bdev.max_zone_append(),
     };
     // SAFETY: an open struct begins with its size, which the caller has set.
     let theirs = unsafe { info.cast::<u32>().read() };

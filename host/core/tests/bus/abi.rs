@@ -185,6 +185,14 @@ impl ModuleIo {
         unsafe { (*self.0).link = ptr::without_provenance_mut(number) };
     }
 
+    /// Stores the block that the request returns.
+    pub(crate) fn set_block(&self, block: u64) {
+        // SAFETY: as in `set_link`.
+        unsafe { (*self.0).detail = block };
+        // SAFETY: as in `set_link`.
+        unsafe { (*self.0).detail_kind = BAY_DETAIL_BLOCK };
+    }
+
     /// Derives a child with `nblocks` blocks of the data, from block `first` of the request on. NULL
     /// when the request does not have them.
     pub(crate) fn derive_part(&self, chan: u64, first: u64, nblocks: u64) -> *mut bay_io {

@@ -273,6 +273,7 @@ fn write_through_reaches_no_module_that_did_not_declare_it() {
 /// Declares every op that a mask can hold.
 fn all_ops(reg: &mut bay_bdev_reg) {
     reg.ops_mask = u64::MAX;
+    reg.zone_size = 8;
 }
 
 #[test]
@@ -353,7 +354,7 @@ fn every_op_with_blocks_is_refused_past_the_end() {
             };
             match rules.extent {
                 Extent::None => {}
-                Extent::Blocks | Extent::Block => refused(64, 0),
+                Extent::Blocks | Extent::Block | Extent::Zone => refused(64, 0),
                 Extent::TwoRanges => {
                     refused(64, 0);
                     refused(0, 64);

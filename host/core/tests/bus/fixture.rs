@@ -14,6 +14,8 @@ use std::time::Duration;
 
 pub(crate) const BLOCK: usize = 512;
 pub(crate) const METADATA: usize = 8;
+/// Where an append lands, in blocks from the start of the zone.
+pub(crate) const APPENDED_AT: u64 = 3;
 pub(crate) type Outcome = Rc<Cell<Option<(i32, u64)>>>;
 
 // ---- a module whose behavior the test chooses ----------------------------------------------------
@@ -105,6 +107,9 @@ unsafe extern "C" fn submit(chan: *mut c_void, io: *mut bay_io) {
         disk.depth.set(disk.depth.get() - 1);
         return;
     } else {
+        if request.op == BAY_OP_ZONE_APPEND {
+            io.set_block(request.lba + APPENDED_AT);
+        }
         transfer(disk, &request);
         0
     };
@@ -113,7 +118,8 @@ unsafe extern "C" fn submit(chan: *mut c_void, io: *mut bay_io) {
 }
 
 pub(crate) fn transfer(disk: &Disk, request: &bay_io) {
-    let mut at = request.lba as usize * BLOCK;
+    let appended = if request.op == BAY_OP_ZONE_APPEND { APPENDED_AT } else { 0 };
+    let mut at = (request.lba + appended) as usize * BLOCK;
     let mut data = disk.data.borrow_mut();
     if request.op == BAY_OP_UNMAP {
         data[at..at + request.nblocks as usize * BLOCK].fill(0);
@@ -150,7 +156,7 @@ fn copy(op: u16, stored: &mut [u8], memory: *mut u8) {
         // completes, and which is not the disk's.
         BAY_OP_READ => unsafe { ptr::copy_nonoverlapping(data, memory, len) },
         // SAFETY: as for a read; `stored` is borrowed exclusively.
-        BAY_OP_WRITE => unsafe { ptr::copy_nonoverlapping(memory, data, len) },
+        BAY_OP_WRITE | BAY_OP_ZONE_APPEND => unsafe { ptr::copy_nonoverlapping(memory, data, len) },
         _ => {}
     }
 }

@@ -16,3 +16,4 @@ mod filters;
 mod fixture;
 mod holding;
 mod life;
+mod zones;

@@ -24,6 +24,7 @@ mod reset;
 pub(crate) mod round;
 mod starved;
 mod submit;
+mod zones;
 
 pub(crate) use pass::{complete_from, derive, derive_part, pass};
 pub(crate) use submit::submit;

@@ -63,7 +63,7 @@ fn is_at_module(io: Io, channel: &Channel, range: Quiesced) -> bool {
     io.lba_at_module(channel).is_some_and(|lba| {
         let mut request = *io.request();
         pass::move_to(&mut request, lba);
-        range.holds(&request)
+        range.holds(&request, channel.limits.zone_size)
     })
 }
 
@@ -102,5 +102,6 @@ pub(crate) fn unquiesce(
 
 /// Whether one of the channel's ranges holds the I/O back.
 pub(super) fn holds(channel: &Channel, io: Io) -> bool {
-    channel.ranges.borrow().iter().any(|range| range.holds(io.request()))
+    let zone_size = channel.limits.zone_size;
+    channel.ranges.borrow().iter().any(|range| range.holds(io.request(), zone_size))
 }

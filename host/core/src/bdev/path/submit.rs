@@ -2,7 +2,7 @@
 //! piece. `slow_path` contains all branches of the data path. Next stage: `parts` if the I/O needs
 //! work, else `dispatch`.
 
-use super::{complete, dispatch, parts, reset};
+use super::{complete, dispatch, parts, reset, zones};
 use crate::bdev::state::{Channel, Io, Limits, has_row};
 use crate::reactor::clock;
 use drivebay_plugin_api::*;
@@ -93,7 +93,8 @@ fn check(channel: &Channel, io: Io) -> Result<(), i32> {
     }
     check_extent(channel, rules, request)?;
     check_data(io, rules, limits.block_size)?;
-    check_metadata(request, rules, limits)
+    check_metadata(request, rules, limits)?;
+    zones::check(io, limits)
 }
 
 fn check_extent(channel: &Channel, rules: &OpRules, request: &bay_io) -> Result<(), i32> {
@@ -110,6 +111,7 @@ fn check_extent(channel: &Channel, rules: &OpRules, request: &bay_io) -> Result<
             is_whole && lies_on_it(lba) && lies_on_it(source) && is_apart
         }
         Extent::Block => lba < end,
+        Extent::Zone => lba < end && lies_on_it(lba),
         Extent::Command => source != 0 && request.arg_len == NVME_COMMAND_LEN,
     };
     if is_good { Ok(()) } else { Err(-libc::EINVAL) }

@@ -12,3 +12,4 @@ mod refused;
 pub mod register;
 pub mod removal;
 pub mod stats;
+mod zones;

@@ -8,14 +8,11 @@ use drivebay_plugin_api::bay_bdev_reg;
 /// The field, its value and the allowed values.
 pub(super) fn check(record: &bay_bdev_reg) -> Result<(), String> {
     let unsupported = [
-        ("max_copy", record.max_copy.into()),
-        ("dif_check_flags", record.dif_check_flags.into()),
-        ("nsid", record.nsid.into()),
-        ("reset_drain_ms", record.reset_drain_ms.into()),
-        ("needs_dma", record.needs_dma.into()),
-        ("zone_size", record.zone_size),
-        ("max_open_zones", record.max_open_zones.into()),
-        ("max_active_zones", record.max_active_zones.into()),
+        ("max_copy", record.max_copy),
+        ("dif_check_flags", record.dif_check_flags),
+        ("nsid", record.nsid),
+        ("reset_drain_ms", record.reset_drain_ms),
+        ("needs_dma", record.needs_dma),
     ];
     for (name, value) in unsupported {
         if value != 0 {
@@ -43,15 +40,12 @@ mod tests {
     type Set = fn(&mut bay_bdev_reg, u8);
 
     /// Each field that is refused, by its name in the ABI.
-    const REFUSED: [(&str, Set); 12] = [
+    const REFUSED: [(&str, Set); 9] = [
         ("max_copy", |record, value| record.max_copy = value.into()),
         ("dif_check_flags", |record, value| record.dif_check_flags = value.into()),
         ("nsid", |record, value| record.nsid = value.into()),
         ("reset_drain_ms", |record, value| record.reset_drain_ms = value.into()),
         ("needs_dma", |record, value| record.needs_dma = value.into()),
-        ("zone_size", |record, value| record.zone_size = value.into()),
-        ("max_open_zones", |record, value| record.max_open_zones = value.into()),
-        ("max_active_zones", |record, value| record.max_active_zones = value.into()),
         ("md_interleave", |record, value| record.md_interleave = value),
         ("dif_type", |record, value| record.dif_type = value),
         ("dif_is_head", |record, value| record.dif_is_head = value),

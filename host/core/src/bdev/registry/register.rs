@@ -1,7 +1,7 @@
 //! Registration and resize of bdevs.
 
 use super::names::{NAME_MAX_LEN, bus, by_id, names, uuid_of};
-use super::{events, examine, refused};
+use super::{events, examine, refused, zones};
 use crate::bdev::state::stats::Totals;
 use crate::bdev::state::{Bdev, Control};
 use crate::{Error, Result};
@@ -83,6 +83,7 @@ pub(crate) unsafe fn register(
 pub fn resize(id: u64, num_blocks: u64) -> Result<()> {
     let bdev = by_id(id).ok_or_else(Error::no_such_device)?;
     check_size(bdev.record.block_size, num_blocks)
+        .and_then(|()| zones::check_size(bdev.record.zone_size, num_blocks))
         .map_err(|why| Error::new(libc::EINVAL, format!("bdev {}: {why}", bdev.name)))?;
     let old = bdev.num_blocks();
     if num_blocks < old && !bdev.control().descs.is_empty() {
@@ -123,6 +124,7 @@ fn check(name: &str, record: &bay_bdev_reg, ops: &bay_bdev_ops) -> Result<()> {
         return bad(format!("align {} must be a power of two up to 4096", record.align));
     }
     check_limits(record).or_else(bad)?;
+    zones::check(record).or_else(bad)?;
     refused::check(record).or_else(bad)?;
     if record.drv_ctx_size > 1 << 16 {
         return bad(format!("drv_ctx_size {} must be at most 65536", record.drv_ctx_size));

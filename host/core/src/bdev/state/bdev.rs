@@ -1,6 +1,7 @@
 //! A bdev on the bus.
 
 use super::claim::Claims;
+use super::limits::max_zone_append;
 use super::quiesced::Quiesced;
 use super::stats::Totals;
 use crate::reactor::thread;
@@ -166,6 +167,12 @@ impl Bdev {
             allowed |= 1 << BAY_OP_WRITE_ZEROES;
         }
         allowed
+    }
+
+    /// The longest append to a zone that a client may send, in blocks; 0 = it has no zones.
+    #[must_use]
+    pub fn max_zone_append(&self) -> u32 {
+        max_zone_append(&self.record)
     }
 
     /// The name of each op, and whether a client may send it.

@@ -63,7 +63,11 @@ pub(in crate::bdev) struct Tally {
 impl Tally {
     #[inline]
     pub(in crate::bdev) fn of(request: &bay_io, status: i32) -> Self {
-        let row = if has_row(request.op) { request.op.into() } else { OTHER };
+        let row = match request.op {
+            BAY_OP_ZONE_APPEND => WRITE,
+            op if has_row(op) => op.into(),
+            _ => OTHER,
+        };
         Self { row, blocks: request.nblocks, now_ns: clock::of_round(), status }
     }
 

@@ -19,6 +19,10 @@ pub(in crate::bdev) struct Limits {
     pub(in crate::bdev) max_io_blocks: u32,
     pub(in crate::bdev) max_unmap: u32,
     pub(in crate::bdev) max_write_zeroes: u32,
+    /// Blocks per zone; 0 = not zoned.
+    pub(in crate::bdev) zone_size: u64,
+    /// The longest append, in blocks; 0 = not zoned.
+    pub(in crate::bdev) max_zone_append: u32,
     pub(in crate::bdev) split_data: bool,
     pub(in crate::bdev) fua_declared: bool,
     pub(in crate::bdev) write_cache: bool,
@@ -61,6 +65,8 @@ impl Limits {
             max_io_blocks: record.max_io_blocks,
             max_unmap: record.max_unmap,
             max_write_zeroes: record.max_write_zeroes,
+            zone_size: record.zone_size,
+            max_zone_append: max_zone_append(record),
             split_data,
             fua_declared: record.must_flags & BAY_IO_FUA != 0,
             write_cache: record.flags & BAY_BDEV_WRITE_CACHE != 0,
@@ -85,6 +91,14 @@ impl Limits {
     pub(in crate::bdev) fn declared(&self, op: u16) -> bool {
         self.ops & (1 << op) != 0
     }
+}
+
+/// The longest append to a zone that the module takes, in blocks; 0 = it has no zones. An append cannot be split.
+pub(in crate::bdev) fn max_zone_append(record: &bay_bdev_reg) -> u32 {
+    let in_segment = record.max_segment_size / record.block_size.max(1);
+    let zone = u32::try_from(record.zone_size).unwrap_or(u32::MAX);
+    let limits = [record.max_zone_append, record.max_io_blocks, in_segment];
+    limits.into_iter().filter(|limit| *limit != 0).fold(zone, u32::min)
 }
 
 impl Straight {

@@ -1,7 +1,7 @@
 //! Bounce and compare: one part after another, through one buffer.
 
 use super::need::Work;
-use super::part::{note_failure, part, slice_metadata};
+use super::part::{copy_detail, note_failure, part, slice_metadata};
 use super::size::{one_piece, smallest};
 use crate::bdev::path::{complete, starved, submit};
 use crate::bdev::state::{Channel, Io};
@@ -22,13 +22,18 @@ pub(super) fn begin(parent: Io, work: Work) {
     let wanted = usize::try_from(parent.request().nblocks).unwrap_or(usize::MAX);
     let unit = usize::try_from(smallest(channel, parent.request().op)).unwrap_or(1);
     let largest = buf::max_len() / (block * unit) * (block * unit);
-    if largest == 0 {
-        return complete::finish(parent, -libc::EINVAL); // a block does not fit into the host's buffers
+    let is_whole = parent.request().op == BAY_OP_ZONE_APPEND; // parts of an append would land apart
+    let least = if is_whole { wanted.saturating_mul(block) } else { block * unit };
+    if least > largest {
+        return complete::finish(parent, -libc::EINVAL); // it does not fit into the host's buffers
     }
     let len = wanted.saturating_mul(block).min(largest);
     // SAFETY: the call passes no waiter.
     let got = unsafe { buf::get(len, ptr::null_mut()) }.map(|got| (got, len)).or_else(|| {
         let most = RESERVE.max(block * unit) / (block * unit) * (block * unit);
+        if least > most {
+            return None;
+        }
         channel.reserve.take(RESERVE.max(block * unit)).map(|got| (got, len.min(most)))
     });
     let Some(((buffer, region), len)) = got else {
@@ -66,7 +71,8 @@ fn next_through_buffer(parent: Io, work: Work) {
         (_, op) => (op, bounce_done),
     };
     let (flags, lba) = (request.flags, request.lba);
-    if op == BAY_OP_WRITE {
+    let writes = op == BAY_OP_WRITE || op == BAY_OP_ZONE_APPEND;
+    if writes {
         copy(parent, begun, bytes, Direction::ToBuffer);
     }
     let child = part(parent, op, cb);
@@ -76,7 +82,7 @@ fn next_through_buffer(parent: Io, work: Work) {
     let iov = list.as_ptr();
     drop(list);
     child.change(|request| {
-        request.flags = if op == BAY_OP_WRITE { flags } else { 0 };
+        request.flags = if writes { flags } else { 0 };
         request.lba = lba + begun;
         request.nblocks = len;
         request.iov = iov;
@@ -98,6 +104,8 @@ unsafe extern "C" fn bounce_done(arg: *mut c_void, child: *mut bay_io, status: i
     } else if child.request().op == BAY_OP_READ {
         let bytes = child.iov().first().map_or(0, |element| element.len);
         copy(parent, parent.progress.get(), bytes, Direction::FromBuffer);
+    } else {
+        copy_detail(parent, child); // where an append wrote
     }
     parent.progress.set(parent.progress.get() + child.request().nblocks);
     next_through_buffer(parent, Work::Bounce);

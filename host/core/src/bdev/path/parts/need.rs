@@ -1,6 +1,6 @@
 //! Which work an I/O needs before the module can take it.
 
-use super::size::next_data_part;
+use super::size::{blocks_within_segments, next_data_part};
 use crate::bdev::state::{Channel, Io};
 use drivebay_plugin_api::*;
 
@@ -37,6 +37,10 @@ pub(in crate::bdev::path) fn needed(channel: &Channel, io: Io) -> Option<Work> {
             }
             None
         }
+        BAY_OP_ZONE_APPEND if !must_write_through(channel, io) => {
+            (!is_one_append(channel, io)).then_some(Work::Bounce)
+        }
+        BAY_OP_ZONE_APPEND => Some(Work::WriteThrough),
         BAY_OP_COMPARE | BAY_OP_UNMAP | BAY_OP_WRITE_ZEROES if must_write_through(channel, io) => {
             Some(Work::WriteThrough)
         }
@@ -59,6 +63,12 @@ fn is_aligned(io: Io, align: u32) -> bool {
     let Some((last, others)) = io.iov().split_last() else { return true };
     last.addr as usize & mask == 0
         && others.iter().all(|element| (element.addr as usize | element.len as usize) & mask == 0)
+}
+
+/// Whether the module can take the append from these pieces of memory. An append is never split.
+fn is_one_append(channel: &Channel, io: Io) -> bool {
+    is_aligned(io, channel.limits.align)
+        && blocks_within_segments(channel, io, 0) == io.request().nblocks
 }
 
 /// Whether the module can take the whole compare. Otherwise the bus emulates it, so that the

@@ -29,12 +29,17 @@ pub(super) fn part(parent: Io, op: u16, cb: bay_io_cb_fn) -> Io {
 pub(super) fn note_failure(parent: Io, child: Io, status: i32) {
     if parent.failure.get() == 0 {
         parent.failure.set(status);
-        let (detail, kind) = (child.request().detail, child.request().detail_kind);
-        parent.change(|request| {
-            request.detail = detail;
-            request.detail_kind = kind;
-        });
+        copy_detail(parent, child);
     }
+}
+
+/// Gives the parent the detail of its child.
+pub(super) fn copy_detail(parent: Io, child: Io) {
+    let (detail, kind) = (child.request().detail, child.request().detail_kind);
+    parent.change(|request| {
+        request.detail = detail;
+        request.detail_kind = kind;
+    });
 }
 
 /// Gives `child` the slices of the parent's list and metadata for `len` blocks from block `begun`.

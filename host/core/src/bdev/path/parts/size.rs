@@ -27,6 +27,9 @@ pub(super) fn next_data_part(channel: &Channel, io: Io, begun: u64) -> u64 {
 /// at worse places.
 pub(super) fn one_piece(channel: &Channel, op: u16, lba: u64, mut len: u64) -> u64 {
     let limits = &channel.limits;
+    if op == BAY_OP_ZONE_APPEND {
+        return len; // `submit` has checked it against the limits
+    }
     if limits.max_io_blocks != 0 {
         len = len.min(u64::from(limits.max_io_blocks));
     }
@@ -40,7 +43,7 @@ pub(super) fn one_piece(channel: &Channel, op: u16, lba: u64, mut len: u64) -> u
     in_units(channel, op, len)
 }
 
-fn blocks_within_segments(channel: &Channel, io: Io, begun: u64) -> u64 {
+pub(super) fn blocks_within_segments(channel: &Channel, io: Io, begun: u64) -> u64 {
     let limits = &channel.limits;
     let block = u64::from(limits.block_size);
     let most = if limits.max_segments == 0 { usize::MAX } else { limits.max_segments as usize };

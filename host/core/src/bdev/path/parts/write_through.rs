@@ -1,6 +1,6 @@
 //! Write through, for a module with a cache and without FUA: the write, then a flush.
 
-use super::part::{note_failure, part, slice_metadata};
+use super::part::{copy_detail, note_failure, part, slice_metadata};
 use crate::bdev::path::{complete, submit};
 use crate::bdev::state::Io;
 use drivebay_plugin_api::*;
@@ -26,11 +26,13 @@ pub(super) fn begin(parent: Io) {
 unsafe extern "C" fn write_done(arg: *mut c_void, child: *mut bay_io, status: i32) {
     // SAFETY: `part` set the parent as the argument, and the parent waits for its part.
     let parent = unsafe { Io::from_arg(arg) };
+    // SAFETY: the I/O is alive until its callback returns.
+    let child = unsafe { Io::from_abi(child) };
     if status != 0 {
-        // SAFETY: the I/O is alive until its callback returns.
-        note_failure(parent, unsafe { Io::from_abi(child) }, status);
+        note_failure(parent, child, status);
         return complete::finish(parent, status);
     }
+    copy_detail(parent, child); // where an append wrote
     let flush = part(parent, BAY_OP_FLUSH, flush_done);
     submit::submit(flush);
 }
