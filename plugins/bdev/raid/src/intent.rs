@@ -383,8 +383,9 @@ fn marks_of(array: &Array) -> Option<Arc<Shared>> {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Mending {
     is_running: bool,
-    /// The superblock's sequence number and the number of tears then.
-    tried: Option<(Option<u64>, u64)>,
+    /// The superblock's sequence number, the number of tears, and whether all members were current then. The superblock calls a rebuilt
+    /// member current a moment before the array does.
+    tried: Option<(Option<u64>, u64, bool)>,
 }
 
 /// Makes the copies of torn regions equal in a task. After a failure, the next attempt comes when the members change or another
@@ -393,7 +394,7 @@ fn mend_soon(app: &App, array: &Rc<Array>) {
     let Some(shared) = marks_of(array) else { return };
     let Some(marks) = shared.marks.as_ref().filter(|marks| marks.has_torn()) else { return };
     let sequence = array.superblock.borrow().as_ref().map(|known| known.sequence);
-    let tried = Some((sequence, marks.tears()));
+    let tried = Some((sequence, marks.tears(), is_whole(array)));
     let before = array.mending.get();
     if before.is_running || before.tried == tried {
         return;

@@ -422,11 +422,12 @@ fn cut(run: &mut Run<'_>, act: Act, before: &[Vec<u8>], log: &[(usize, Event)]) 
         }
         run.host.wait(|| run.show()["process"].is_null().then_some(()));
         if run.level.may_lose(run.members as u8) > 0 {
-            for _ in 0..3 {
+            // A repair begins again when the last of two members is rebuilt.
+            run.host.wait(|| {
                 run.host.advance(Duration::from_secs(6));
                 (0..20).for_each(|_| run.host.run());
-            }
-            run.host.wait(|| (!after.is_torn()).then_some(()));
+                (run.show()["process"].is_null() && !after.is_torn()).then_some(())
+            });
         }
         after.check(&legal, &opened.0, may_be_lost);
         after.check_copies();
