@@ -99,9 +99,7 @@ pub(crate) async fn start(
     intent.was_used_by_another &= ended_in_order || past.rows_agree;
     let agree = ended_in_order || past.rows_agree && !intent.was_used_by_another;
     let mut torn = if agree { Regions::default() } else { intent.regions.clone() };
-    // With a row log, no other program can have used it. But the crash may have come before the record of rows that nobody has
-    // computed the parity of, such as those of an array that grew.
-    if is_of_another && (has_copies(layout, members) || layout.level().has_log()) {
+    if is_of_another && has_copies(layout, members) {
         let why = if layout.level().has_log() {
             "its write-intent record is older than its superblock"
         } else {

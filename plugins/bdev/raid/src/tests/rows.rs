@@ -453,32 +453,6 @@ fn rows_without_one_of_their_data_strips_do_not_count_as_repaired() {
 }
 
 #[test]
-fn after_a_crash_between_superblock_and_record_all_rows_have_marks_also_without_a_member() {
-    let host = load();
-    let disks = disks(&host, "rp", 4);
-    let (opened, _) = create(&host, Level::Raid6, &disks);
-    host.wait(|| host.log().iter().any(|line| line.contains("are equal again")).then_some(()));
-    drop(opened);
-    host.call("bdev_raid_delete", &json!({"name": "rp0-raid6"})).unwrap();
-    assert!(disks[0].durable_intent().unwrap().regions.is_empty());
-    for disk in &disks {
-        disk.unplug(&host);
-        let mut superblock = disk.durable_superblock().unwrap();
-        superblock.sequence += 1;
-        disk.overwrite(0, &superblock.to_bytes());
-    }
-    [&disks[1], &disks[3]].iter().for_each(|disk| disk.fail_writes(true));
-    disks.iter().for_each(|disk| disk.plug_in(&host));
-    host.wait(|| (show(&host, "rp0-raid6")["state"] == "online").then_some(()));
-    assert_eq!(show(&host, "rp0-raid6")["num_base_bdevs_discovered"], 2);
-    let marked = disks[0].durable_intent().unwrap().regions;
-    assert_eq!(marked.iter().collect::<Vec<_>>(), [0]);
-    let opened = host.open("rp0-raid6");
-    assert_eq!(read(&host, &opened.0, 5), Ok(0), "this is no evidence of an interrupted write");
-    deleted(&host, "rp0-raid6", opened);
-}
-
-#[test]
 fn a_level_with_a_log_needs_a_superblock_and_strips_of_at_most_a_mebibyte() {
     let host = load();
     let disks: Vec<Ram> =
