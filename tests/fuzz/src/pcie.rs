@@ -7,7 +7,7 @@ use drivebay_nvme_driver::pcie::{
     AdminQueue, Controller, Fault, Memory, Payload, Registers, Ring, Sgl, Wait,
 };
 use drivebay_spec_nvme::opcode::nvm;
-use drivebay_spec_nvme::{Command, Completion, Status, identify};
+use drivebay_spec_nvme::{Command, Completion, Status, identify, zns};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -72,6 +72,8 @@ pub(crate) fn controller(bytes: &[u8]) {
         look((namespace.block_size(), namespace.lbaf.get(namespace.format_index())));
         look(identify::parse_namespace_id_descriptors(page));
         look(identify::parse_namespace_list(page).count());
+        look((zns::ZonedNamespace::parse(page), zns::ZonedController::parse(page).zasl));
+        look(zns::parse_report(page).map(|zone| (zone.kind(), zone.state())).collect::<Vec<_>>());
     }
 }
 

@@ -34,6 +34,7 @@ mark "attached"
 
 rpc_or_show nvmf_create_transport '{"trtype":"TCP"}'
 export_disk P0n1 P0n2
+refused "zoned" nvmf_subsystem_add_ns '{"nqn":"'"$NQN"'","namespace":{"bdev_name":"P0n4"}}'
 connect
 one=$(wait_disk 1) two=$(wait_disk 2)
 verify() { # DISK FIO-OPTION...
@@ -77,6 +78,17 @@ wait $host || { echo "the host ended with $?"; exit 1; }
 "$DRIVEBAY_BIN" perf --plugin-dir "$DRIVEBAY_PLUGIN_DIR" --verify -w randrw -q 8 -n 3000 -o 4160 \
     --rpc "bdev_nvme_attach_controller {\"name\":\"P0\",\"trtype\":\"PCIe\",\"traddr\":\"$address\"}" P0n3
 mark "metadata is verified"
+
+# A zoned namespace: reset, write and append at the write pointer, read back, finish. Nine zones may be open.
+zoned() { # OPTION...
+    "$DRIVEBAY_BIN" perf --plugin-dir "$DRIVEBAY_PLUGIN_DIR" -w verify "$@" \
+        --rpc "bdev_nvme_attach_controller {\"name\":\"P0\",\"trtype\":\"PCIe\",\"traddr\":\"$address\"}" P0n4
+}
+zoned -q 9 -n 6000 -o 4K
+zoned -q 4 -n 400 -o 64K
+if zoned -q 10 -n 10 >/run/answer 2>&1; then mark "too many zones were opened"; exit 1; fi
+grep -q "depth 10 must be at most 9" /run/answer || { cat /run/answer; exit 1; }
+mark "zones are verified"
 
 # The kernel's own driver must find the data that was written through vfio-pci.
 modprobe nvme

@@ -27,7 +27,8 @@ class Pci(NvmeGuestTest):
         return {"env": env, "net": "none", "mem": "1536M", "append": "intel_iommu=on", "qemu_arg": [IOMMU, *qemu_arg]}
 
     def test_namespaces_of_a_controller_behind_an_iommu_serve_a_kernel_initiator(self):
-        namespaces = ["", ",logical_block_size=4096,physical_block_size=4096", ",ms=8,mset=1"]
+        zoned = ",zoned=true,zoned.zone_size=1M,zoned.zone_capacity=771K,zoned.max_open=9,zoned.max_active=9"
+        namespaces = ["", ",logical_block_size=4096,physical_block_size=4096", ",ms=8,mset=1", zoned]
         self.run_script("pci.sh", **self.options(self.controller(*namespaces)))
         (controller,) = self.found("controllers.json")[0]["ctrlrs"]
         self.assertEqual(controller["trid"]["trtype"], "PCIe")

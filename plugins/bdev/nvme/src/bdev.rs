@@ -4,12 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drivebay_nvme_driver::spec::identify::{self, NamespaceId, cmic, oncs, vwc};
+use drivebay_nvme_driver::spec::zns::NO_LIMIT;
+use drivebay_sdk::bdev::Zoning;
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::rpc::NoParams;
 use drivebay_sdk::serde_json::{Map, Value};
 
 use crate::app;
 use crate::channel::{self, Channel};
+use crate::controller::bring_up::{Described, Zoned};
 use crate::paths::Paths;
 
 /// Longest read or write in one command, in bytes.
@@ -35,6 +38,8 @@ pub(crate) struct Identity {
     pub(crate) md_size: u32,
     /// Type and place of the protection information in the metadata (DPS).
     pub(crate) protection: u8,
+    /// Blocks per zone; 0 = not zoned.
+    pub(crate) zone_size: u64,
 }
 
 /// A namespace that was identified.
@@ -46,18 +51,23 @@ pub(crate) struct Identified {
     /// Longest read or write in one command, in bytes.
     pub(crate) len_max: u64,
     pub(crate) data: identify::Namespace,
+    /// Only for a zoned namespace.
+    pub(crate) zoning: Option<Zoning>,
+    /// Whether the controller has Zone Append.
+    pub(crate) can_append: bool,
 }
 
 impl Identified {
     /// Checks what a controller says about a namespace. `transfer_len_max`: longest data of a command, in bytes; `None` = no limit.
+    /// `page_len`: the controller's smallest page, in bytes.
     ///
     /// # Errors
     /// `EINVAL` when the namespace cannot be a bdev.
     pub(crate) fn new(
         nsid: u32,
-        data: identify::Namespace,
-        ids: &[NamespaceId],
+        Described { data, ids, zoned }: Described,
         transfer_len_max: Option<u64>,
+        page_len: u64,
     ) -> Result<Self> {
         let refused = |why: &str| Error::new(errno::EINVAL, format!("namespace {nsid}: {why}"));
         let data_size = data.block_size().filter(|size| *size <= 1 << 19);
@@ -78,23 +88,40 @@ impl Identified {
             block_size,
             md_size,
             protection: data.dps & 15,
+            zone_size: 0,
         };
         for id in ids {
-            match *id {
+            match id {
                 NamespaceId::Uuid(uuid) => identity.uuid = Some(uuid),
                 NamespaceId::Nguid(nguid) => identity.nguid = Some(nguid),
                 NamespaceId::Eui64(eui64) => identity.eui64 = Some(eui64),
                 NamespaceId::Csi(csi) => identity.csi = csi,
             }
         }
-        if identity.csi != identify::csi::NVM {
-            return Err(refused("its command set is not the NVM command set"));
+        if !matches!(identity.csi, identify::csi::NVM | identify::csi::ZONED) {
+            return Err(refused(
+                "its command set is neither the NVM command set nor that of zoned namespaces",
+            ));
+        }
+        if zoned.is_some() != (identity.csi == identify::csi::ZONED) {
+            return Err(refused("it names several command sets"));
         }
         let len_max = transfer_len_max.unwrap_or(IO_LEN_MAX).min(IO_LEN_MAX);
         if len_max < u64::from(block_size) {
             return Err(refused("its blocks are longer than a command may be"));
         }
-        Ok(Self { nsid, identity, num_blocks: data.nsze, len_max, data })
+        let can_append = zoned.as_ref().is_some_and(|zoned| zoned.can_append);
+        let zoning = zoned.map(|zoned| zoning(&zoned, &data, len_max, page_len));
+        if let Some(Zoning { zone_size, .. }) = zoning {
+            if zone_size == 0 || !data.nsze.is_multiple_of(zone_size) {
+                let (nsze, why) = (data.nsze, "which are not whole zones");
+                return Err(refused(&format!(
+                    "it has {nsze} blocks in zones of {zone_size}, {why}"
+                )));
+            }
+            identity.zone_size = zone_size;
+        }
+        Ok(Self { nsid, identity, num_blocks: data.nsze, len_max, data, zoning, can_append })
     }
 
     /// Why this namespace, which took the place of `before`, cannot serve its bdev; `None` when it can.
@@ -109,6 +136,21 @@ impl Identified {
                 "the controller takes {now} bytes in one command now, and the bdev was made for {then}"
             )
         })
+    }
+}
+
+/// The zones of a namespace. `len_max`: longest data of a command, in bytes.
+fn zoning(zoned: &Zoned, data: &identify::Namespace, len_max: u64, page_len: u64) -> Zoning {
+    let Zoned { namespace, zasl, .. } = zoned;
+    let at_most = |less_one: u32| if less_one == NO_LIMIT { 0 } else { less_one + 1 };
+    let append_len = if *zasl == 0 { len_max } else { len_max.min(page_len << (*zasl).min(16)) };
+    let blocks = append_len / u64::from(data.block_size().unwrap_or(512));
+    Zoning {
+        zone_size: namespace.lbafe.get(data.format_index()).map_or(0, |format| format.zsze),
+        max_open: at_most(namespace.mor),
+        max_active: at_most(namespace.mar),
+        optimal_open: 0,
+        max_append: u32::try_from(blocks).unwrap_or(u32::MAX).clamp(1, BLOCKS_MAX),
     }
 }
 
@@ -201,6 +243,13 @@ impl Bdev for NvmeBdev {
                 registration.ops = registration.ops.without(op);
             }
         }
+        registration.zoning = self.namespace.zoning;
+        if self.namespace.zoning.is_some() {
+            registration.ops = registration.ops.with(OpSet::ZONES);
+        }
+        if self.namespace.can_append {
+            registration.ops = registration.ops.with(OpSet::ZONE_APPEND);
+        }
         if identity.md_size > 0 {
             registration.md_size = identity.md_size;
             registration.md_interleave = true;
@@ -243,12 +292,38 @@ impl Bdev for NvmeBdev {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use drivebay_nvme_driver::spec::zns::ZonedNamespace;
 
     fn identified(ms: u16, flbas: u8) -> Result<Identified> {
         let mut data = identify::Namespace { nsze: 1000, flbas, ..identify::Namespace::default() };
         data.lbaf[0].lbads = 9;
         data.lbaf[0].ms = ms;
-        Identified::new(1, data, &[], None)
+        let described = Described { data, ids: Vec::new(), zoned: None };
+        Identified::new(1, described, None, 4096)
+    }
+
+    /// A zoned namespace of 1000 blocks, with the largest transfer of 64 KiB.
+    fn zoned(zsze: u64, zasl: u8, mor: u32) -> Result<Identified> {
+        let mut data = identify::Namespace { nsze: 1000, ..identify::Namespace::default() };
+        data.lbaf[0].lbads = 9;
+        let mut namespace = ZonedNamespace { mor, mar: NO_LIMIT, ..ZonedNamespace::default() };
+        namespace.lbafe[0].zsze = zsze;
+        let zoned = Some(Zoned { namespace, zasl, can_append: true });
+        let ids = vec![NamespaceId::Csi(identify::csi::ZONED)];
+        Identified::new(1, Described { data, ids, zoned }, Some(1 << 16), 4096)
+    }
+
+    #[test]
+    fn zones_are_whole_and_appends_are_as_long_as_zasl_and_mdts_allow() {
+        let zoning = zoned(200, 2, 13).unwrap().zoning.unwrap();
+        assert_eq!((zoning.zone_size, zoning.max_open, zoning.max_active), (200, 14, 0));
+        assert_eq!(zoning.max_append, 32, "four pages");
+        assert_eq!(zoned(200, 0, 0).unwrap().zoning.unwrap().max_append, 128, "any transfer");
+        assert_eq!(zoned(200, 255, 0).unwrap().zoning.unwrap().max_append, 128);
+        assert!(zoned(0, 0, 0).unwrap_err().message().contains("zones of 0"));
+        assert!(zoned(300, 0, 0).unwrap_err().message().contains("whole zones"));
+        let (before, after) = (zoned(200, 0, 0).unwrap(), zoned(100, 0, 0).unwrap());
+        assert!(after.differs_from(&before).is_some());
     }
 
     #[test]

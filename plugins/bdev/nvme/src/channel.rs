@@ -154,6 +154,10 @@ impl Channel {
         let Some(key) = legs.pick(|key| outstanding(sockets, rings.as_ref(), key)) else {
             return self.no_leg_is_open(request);
         };
+        if request.is_spent() {
+            request.io.complete_with(no_path());
+            return Ok(());
+        }
         let Namespace { nsid, block_size, .. } = self.namespace;
         let Some((command, transfer)) = request.command(nsid, block_size) else {
             request.io.complete(Status::NOT_SUPPORTED);
@@ -338,7 +342,7 @@ impl Channel {
         for (_, leg, request, status) in self.injected.extract_if(.., |(due_ns, ..)| *due_ns <= now)
         {
             // Report the full length, because a short read would hide the injected status.
-            let received = u32::try_from(request.io.buffers().len()).unwrap_or(u32::MAX);
+            let received = request.data_len();
             let completion = Completion::new(0, status);
             self.done.push((leg, Completed { request, completion, received }));
         }
@@ -641,7 +645,7 @@ impl Channel {
         let quiet_ns = after(QUIET);
         let free_ns = notices_after.map_or(u64::MAX, |time| after(time + QUIET));
         let before = self.unproven.len();
-        for request in qpair.into_outstanding() {
+        for request in qpair.into_outstanding().map(Request::taken_back) {
             if request.is_repeatable() {
                 self.waiting.push_back(request);
             } else {

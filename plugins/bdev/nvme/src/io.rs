@@ -5,13 +5,14 @@ use std::cell::Cell;
 use drivebay_nvme_driver::pcie;
 use drivebay_nvme_driver::qpair::{Payload, Transfer};
 use drivebay_nvme_driver::spec::nvm::{BlockCommand, DatasetManagement, DsmRange};
-use drivebay_nvme_driver::spec::opcode::nvm;
+use drivebay_nvme_driver::spec::opcode::{nvm, zoned};
 use drivebay_nvme_driver::spec::status::sct;
 use drivebay_nvme_driver::spec::{Command, Completion, Status as NvmeStatus};
 use drivebay_sdk::buf::{self, Buf};
 use drivebay_sdk::prelude::*;
 
 use crate::link::{InList, OutList, Wire};
+use crate::zones;
 
 /// Length of the data of an unmap, in bytes: one range.
 const RANGE_LEN: u32 = 16;
@@ -33,6 +34,10 @@ pub(crate) struct Request {
     range: [u8; DsmRange::LEN],
     /// A copy of the data, when a PCIe controller cannot access the client's buffers.
     copy: Option<Buf>,
+    /// The data of a report of zones, as the controller sends it; empty for other operations.
+    report: Vec<u8>,
+    /// Whether it was taken back from a controller that did not complete it, and that may have executed it.
+    may_have_run: bool,
 }
 
 impl Request {
@@ -45,18 +50,28 @@ impl Request {
             overdue: Cell::new(0),
             range: [0; DsmRange::LEN],
             copy: None,
+            report: Vec::new(),
+            may_have_run: false,
         }
     }
 
     /// Whether the command transfers data, from the I/O's buffers or from other memory such as the ranges of an unmap.
     fn has_data(&self) -> bool {
-        matches!(self.io.op(), Op::Read(_) | Op::Write(_) | Op::Compare(_) | Op::Unmap(_))
+        use Op::{Compare, Read, Unmap, Write, ZoneAppend, ZoneReport};
+        let op = self.io.op();
+        matches!(op, Read(_) | Write(_) | Compare(_) | Unmap(_) | ZoneAppend(_) | ZoneReport { .. })
+    }
+
+    /// Whether the command's data is not in the client's buffers.
+    fn has_own_data(&self) -> bool {
+        matches!(self.io.op(), Op::Unmap(_) | Op::ZoneReport { .. })
     }
 
     /// Length of the command's data, in bytes.
     pub(crate) fn data_len(&self) -> u32 {
         match self.io.op() {
             Op::Unmap(_) => RANGE_LEN,
+            Op::ZoneReport { .. } => u32::try_from(self.report.len()).unwrap_or(u32::MAX),
             _ => u32::try_from(self.io.buffers().len()).unwrap_or(u32::MAX),
         }
     }
@@ -66,7 +81,7 @@ impl Request {
         let Some(mut copy) = buf::get(self.data_len()) else { return false };
         match self.io.op() {
             Op::Unmap(_) => copy.copy_from_slice(&self.range),
-            Op::Read(_) => {}
+            Op::Read(_) | Op::ZoneReport { .. } => {}
             _ => {
                 self.io.buffers().copy_to(&mut copy);
             }
@@ -77,15 +92,27 @@ impl Request {
 
     /// Copies the data of a read from the pool buffer to the client's buffers, after the command has ended.
     pub(crate) fn take_from_device(&mut self, is_success: bool) {
-        let copy = self.copy.take();
-        if let Some(copy) = copy.filter(|_| is_success && matches!(self.io.op(), Op::Read(_))) {
-            self.io.buffers().fill_from(&copy);
+        let Some(copy) = self.copy.take().filter(|_| is_success) else { return };
+        match self.io.op() {
+            Op::Read(_) => drop(self.io.buffers().fill_from(&copy)),
+            Op::ZoneReport { .. } => self.report.copy_from_slice(&copy),
+            _ => {}
         }
     }
 
     /// Whether it may be sent again while its first copy may still execute.
     pub(crate) fn is_repeatable(&self) -> bool {
-        matches!(self.io.op(), Op::Read(_) | Op::Compare(_) | Op::Flush)
+        matches!(self.io.op(), Op::Read(_) | Op::Compare(_) | Op::Flush | Op::ZoneReport { .. })
+    }
+
+    /// The request, which a controller did not complete.
+    pub(crate) fn taken_back(self) -> Self {
+        Self { may_have_run: true, ..self }
+    }
+
+    /// Whether it cannot be sent again, because it may have been executed: a second append would write the data twice.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.may_have_run && matches!(self.io.op(), Op::ZoneAppend(_))
     }
 
     /// The opcode of its command.
@@ -96,6 +123,9 @@ impl Request {
             Op::Compare(_) => nvm::COMPARE,
             Op::WriteZeroes(_) => nvm::WRITE_ZEROES,
             Op::Unmap(_) => nvm::DATASET_MANAGEMENT,
+            Op::ZoneReport { .. } => zoned::ZONE_MANAGEMENT_RECEIVE,
+            Op::ZoneManage { .. } => zoned::ZONE_MANAGEMENT_SEND,
+            Op::ZoneAppend(_) => zoned::ZONE_APPEND,
             _ => nvm::FLUSH,
         }
     }
@@ -128,6 +158,17 @@ impl Request {
                     DatasetManagement { nsid, deallocate: true, ..DatasetManagement::default() };
                 (unmap.to_command(), Transfer::Out(RANGE_LEN))
             }
+            Op::ZoneReport { first, most } => {
+                let (command, report) = zones::report(nsid, first, most);
+                let len = u32::try_from(report.len()).ok()?;
+                self.report = report;
+                (command, Transfer::In(len))
+            }
+            Op::ZoneManage { zone, action } => (zones::manage(nsid, zone, action), Transfer::None),
+            Op::ZoneAppend(range) => {
+                let append = BlockCommand { fua, ..blocks(range)? };
+                (append.to_command(zoned::ZONE_APPEND), Transfer::Out(len(range)?))
+            }
             Op::Flush => (Command::new(nvm::FLUSH).with_nsid(nsid), Transfer::None),
             _ => return None,
         })
@@ -136,6 +177,11 @@ impl Request {
 
 impl Payload for Request {
     fn put(&mut self, offset: u32, bytes: &[u8]) {
+        if matches!(self.io.op(), Op::ZoneReport { .. }) {
+            let place = self.report.get_mut(offset as usize..).unwrap_or_default();
+            place.iter_mut().zip(bytes).for_each(|(place, byte)| *place = *byte);
+            return;
+        }
         self.io.buffers().fill_at(offset as usize, bytes);
     }
 
@@ -152,10 +198,9 @@ impl pcie::Payload for Request {
     #[inline]
     fn pieces(&self) -> impl Iterator<Item = Option<(u64, u32)>> {
         let copy = self.copy.as_ref().map(|copy| Some((copy.for_device()?, copy.len())));
-        // The list of an unmap is in memory that no device can access, so it needs a copy.
-        let is_unmap = matches!(self.io.op(), Op::Unmap(_));
-        let unreached = (is_unmap && copy.is_none()).then_some(None);
-        let is_direct = self.has_data() && !is_unmap && copy.is_none();
+        // No device can access the list of an unmap or the memory of a report, so they need a copy.
+        let unreached = (self.has_own_data() && copy.is_none()).then_some(None);
+        let is_direct = self.has_data() && !self.has_own_data() && copy.is_none();
         let direct = is_direct.then(|| self.io.buffers().for_device());
         copy.into_iter().chain(unreached).chain(direct.into_iter().flatten())
     }
@@ -176,6 +221,9 @@ impl Wire for Request {
     }
 
     fn into<'a>(&'a self, offset: u32, len: u32, pieces: &mut InList<'a>) {
+        if self.has_own_data() {
+            return; // `put` copies it
+        }
         for piece in self.io.in_pieces(offset as usize, len as usize) {
             if !pieces.push(piece) {
                 return;
@@ -199,12 +247,16 @@ pub(crate) enum Verdict {
 pub(crate) fn judge(request: &Request, completion: &Completion, received: u32) -> Verdict {
     let status = completion.status;
     if status.is_success() {
-        let is_short = matches!(request.io.op(), Op::Read(_))
-            && received as usize != request.io.buffers().len();
-        if is_short {
+        let op = request.io.op();
+        let reads = matches!(op, Op::Read(_) | Op::ZoneReport { .. });
+        if reads && received != request.data_len() {
             return Verdict::End(result(NvmeStatus::DATA_TRANSFER_ERROR, completion.dw0()));
         }
-        return Verdict::End(IoResult::new(Status::SUCCESS));
+        return Verdict::End(match op {
+            Op::ZoneReport { first, .. } => zones::reported(&request.io, first, &request.report),
+            Op::ZoneAppend(_) => IoResult::with_block(completion.result),
+            _ => IoResult::new(Status::SUCCESS),
+        });
     }
     judge_failure(status, completion.dw0(), request.overdue.get() > 0)
 }
@@ -224,6 +276,7 @@ fn judge_failure(status: NvmeStatus, dw0: u32, is_overdue: bool) -> Verdict {
         | NvmeStatus::LBA_OUT_OF_RANGE
         | NvmeStatus::INVALID_OPCODE
         | NvmeStatus::INVALID_FIELD => Verdict::End(result),
+        _ if zones::is_refusal(status) => Verdict::End(result),
         NvmeStatus::ABORTED_SQ_DELETION => Verdict::Path(result),
         _ if status.sct() == sct::PATH => Verdict::Path(result),
         _ => Verdict::Again(status.crd(), result),
@@ -240,6 +293,14 @@ pub(crate) fn result(status: NvmeStatus, dw0: u32) -> IoResult {
         NvmeStatus::INVALID_OPCODE => Status::NOT_SUPPORTED,
         NvmeStatus::CAPACITY_EXCEEDED => Status::errno(errno::ENOSPC),
         NvmeStatus::NAMESPACE_WRITE_PROTECTED => Status::errno(errno::EROFS),
+        NvmeStatus::ZONE_BOUNDARY_ERROR
+        | NvmeStatus::ZONE_INVALID_WRITE
+        | NvmeStatus::INVALID_ZONE_STATE_TRANSITION => Status::INVALID,
+        NvmeStatus::ZONE_IS_FULL => Status::errno(errno::ENOSPC),
+        NvmeStatus::ZONE_IS_READ_ONLY => Status::errno(errno::EROFS),
+        NvmeStatus::TOO_MANY_ACTIVE_ZONES | NvmeStatus::TOO_MANY_OPEN_ZONES => {
+            Status::errno(errno::EBUSY)
+        }
         NvmeStatus::WRITE_FAULT | NvmeStatus::UNRECOVERED_READ_ERROR => Status::MEDIA,
         _ => Status::IO_ERROR,
     };

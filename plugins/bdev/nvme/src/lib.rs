@@ -7,6 +7,7 @@
 //! - `controller` connects a controller, watches it, and reconnects it, on the app thread. `admin` is its admin queue. `group` is the
 //!   controllers of one name and their bdevs.
 //! - `discovery` follows discovery services. `hotplug` attaches controllers on PCIe as they appear.
+//! - `zones` has the commands of zoned namespaces.
 //! - `path` is what the app thread and the channels share about a controller, `paths` what they share about a bdev.
 //! - [`rpc`] has the RPC methods.
 //!
@@ -35,6 +36,7 @@ mod reach;
 pub mod rpc;
 mod stats;
 mod view;
+mod zones;
 
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::{Stopping, bdev as bus};

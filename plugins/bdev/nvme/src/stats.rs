@@ -81,7 +81,7 @@ impl LegCounts {
     pub(crate) fn add(&self, op: Op, block_size: u32, latency_ns: u64) {
         let (kind, range) = match op {
             Op::Read(range) => (&self.read, range),
-            Op::Write(range) => (&self.write, range),
+            Op::Write(range) | Op::ZoneAppend(range) => (&self.write, range),
             Op::Unmap(range) => (&self.unmap, range),
             _ => return,
         };

@@ -4,8 +4,8 @@
 //! [`status`]), the Fabrics commands and properties ([`fabrics`], [`property`]), and the data of Identify ([`identify`]), Get Log
 //! Page ([`log`]) and the features ([`feature`]). Read [`command::Command`] first: all other modules build on it.
 //!
-//! Sources: NVM Express Base Specification 2.0, NVM Command Set Specification 1.0, NVMe over Fabrics 1.1 (its text is part of Base
-//! 2.0). Field names are those of the specifications. All numbers on the wire are little-endian.
+//! Sources: NVM Express Base Specification 2.0, NVM Command Set Specification 1.0, Zoned Namespace Command Set Specification 1.1
+//! ([`zns`]), NVMe over Fabrics 1.1 (its text is part of Base 2.0). Field names are those of the specifications. All numbers on the wire are little-endian.
 //!
 //! No bytes from outside cause a panic: fixed-size structures accept any content, and structures of variable length are bounded.
 
@@ -29,6 +29,7 @@ pub mod reservation;
 pub mod sgl;
 pub mod status;
 pub mod text;
+pub mod zns;
 
 pub use command::Command;
 pub use completion::Completion;

@@ -5,12 +5,12 @@ use crate::command::{join, split};
 use crate::layout::{Field, layout};
 use crate::opcode::nvm;
 
-/// The range and flags that Read, Write, Compare, Write Zeroes and Verify share.
+/// The range and flags that Read, Write, Compare, Write Zeroes, Verify and Zone Append share.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BlockCommand {
     /// Namespace.
     pub nsid: u32,
-    /// First logical block.
+    /// First logical block; for Zone Append, that of the zone.
     pub slba: u64,
     /// Number of logical blocks, minus one.
     pub nlb: u16,
@@ -42,7 +42,7 @@ impl BlockCommand {
         }
     }
 
-    /// Makes the command with this opcode of [`crate::opcode::nvm`].
+    /// Makes the command with this opcode of [`crate::opcode::nvm`] or [`crate::opcode::zoned`].
     #[must_use]
     pub const fn to_command(self, opcode: u8) -> Command {
         let mut command = Command::new(opcode).with_nsid(self.nsid);

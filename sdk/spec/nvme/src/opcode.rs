@@ -96,6 +96,12 @@ opcodes! {
         0x15 RESERVATION_RELEASE "Reservation Release",
         0x19 COPY "Copy",
     }
+    /// Commands that zoned namespaces have besides those of [`nvm`]. Zoned Namespace Command Set 1.1, figure 30.
+    zoned {
+        0x79 ZONE_MANAGEMENT_SEND "Zone Management Send",
+        0x7a ZONE_MANAGEMENT_RECEIVE "Zone Management Receive",
+        0x7d ZONE_APPEND "Zone Append",
+    }
     /// Types of Fabrics commands. NVMe over Fabrics 1.1, section 3.
     fabrics {
         0x00 PROPERTY_SET "Property Set",
@@ -117,6 +123,8 @@ mod tests {
         assert_eq!(Transfer::of(nvm::READ), Transfer::ControllerToHost);
         assert_eq!(Transfer::of(nvm::WRITE_ZEROES), Transfer::None);
         assert_eq!(Transfer::of(admin::IDENTIFY), Transfer::ControllerToHost);
+        assert_eq!(Transfer::of(zoned::ZONE_APPEND), Transfer::HostToController);
+        assert_eq!(Transfer::of(zoned::ZONE_MANAGEMENT_RECEIVE), Transfer::ControllerToHost);
         assert_eq!(Transfer::of(fabrics::CONNECT), Transfer::HostToController);
         assert_eq!(Transfer::of(fabrics::PROPERTY_SET), Transfer::None);
         assert_eq!(admin::name(0x03), None);

@@ -318,6 +318,22 @@ statuses! {
         0x82 WRITE_TO_READ_ONLY_RANGE,
         /// The command exceeds a size limit.
         0x83 COMMAND_SIZE_LIMIT_EXCEEDED,
+        /// The command crosses a zone boundary, or begins past the capacity of its zone.
+        0xb8 ZONE_BOUNDARY_ERROR,
+        /// The zone is full.
+        0xb9 ZONE_IS_FULL,
+        /// The zone is read only.
+        0xba ZONE_IS_READ_ONLY,
+        /// The zone is offline.
+        0xbb ZONE_IS_OFFLINE,
+        /// The write does not begin at the zone's write pointer.
+        0xbc ZONE_INVALID_WRITE,
+        /// There are too many active zones.
+        0xbd TOO_MANY_ACTIVE_ZONES,
+        /// There are too many open zones.
+        0xbe TOO_MANY_OPEN_ZONES,
+        /// The zone's state does not allow the action.
+        0xbf INVALID_ZONE_STATE_TRANSITION,
         /// Connect: the record format is not supported.
         0x80 CONNECT_INCOMPATIBLE_FORMAT,
         /// Connect: the controller is in use.

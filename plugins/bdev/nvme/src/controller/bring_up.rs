@@ -6,9 +6,11 @@ use std::time::Duration;
 use drivebay_nvme_driver::spec::admin::{GetLogPage, Identify, SetFeatures};
 use drivebay_nvme_driver::spec::fabrics::{CNTLID_DYNAMIC, Connect, PropertyGet, PropertySet};
 use drivebay_nvme_driver::spec::feature::{NumberOfQueues, async_event, fid};
-use drivebay_nvme_driver::spec::identify::{self, NamespaceId, cns};
+use drivebay_nvme_driver::spec::identify::{self, NamespaceId, cns, csi};
+use drivebay_nvme_driver::spec::log::{CommandsSupported, lid};
 use drivebay_nvme_driver::spec::property::{Cap, Cc, Csts, css, offset, shn, shst};
-use drivebay_nvme_driver::spec::{Command, opcode};
+use drivebay_nvme_driver::spec::zns::{ZonedController, ZonedNamespace};
+use drivebay_nvme_driver::spec::{Command, NSID_ALL, opcode};
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::task;
 
@@ -37,6 +39,24 @@ pub(crate) struct Enabled {
     pub(crate) data: identify::Controller,
     /// How many I/O queues the controller allows.
     pub(crate) num_queues: u16,
+}
+
+/// What a controller says of a namespace.
+#[derive(Debug)]
+pub(crate) struct Described {
+    pub(crate) data: identify::Namespace,
+    pub(crate) ids: Vec<NamespaceId>,
+    /// Only for a zoned namespace.
+    pub(crate) zoned: Option<Zoned>,
+}
+
+/// What a controller says of a zoned namespace.
+#[derive(Debug)]
+pub(crate) struct Zoned {
+    pub(crate) namespace: ZonedNamespace,
+    /// The longest append: 2 ^ zasl pages of the smallest size; 0 = as long as any transfer.
+    pub(crate) zasl: u8,
+    pub(crate) can_append: bool,
 }
 
 /// Connects and enables a controller. `keep_alive_ms`: its keep alive timeout; 0 is none. `num_queues`: how many I/O queues to ask for.
@@ -174,10 +194,7 @@ impl Admin {
     }
 
     /// Identify Namespace, and the namespace's identifiers. Old controllers need not have the latter.
-    pub(crate) async fn namespace(
-        &self,
-        nsid: u32,
-    ) -> Result<(identify::Namespace, Vec<NamespaceId>)> {
+    pub(crate) async fn namespace(&self, nsid: u32) -> Result<Described> {
         let asked = Identify { nsid, cns: cns::NAMESPACE, ..Identify::default() };
         let data = identify::Namespace::parse(&self.identify(asked).await?);
         let cns = cns::NAMESPACE_ID_DESCRIPTORS;
@@ -186,7 +203,36 @@ impl Admin {
             Err(error) if error.errno() == errno::EINVAL => Vec::new(),
             Err(error) => return Err(error),
         };
-        Ok((data, ids))
+        let is_zoned = ids.contains(&NamespaceId::Csi(csi::ZONED));
+        let zoned = if is_zoned { Some(self.zoned(nsid).await?) } else { None };
+        Ok(Described { data, ids, zoned })
+    }
+
+    /// What the controller says of a zoned namespace.
+    async fn zoned(&self, nsid: u32) -> Result<Zoned> {
+        let asked = Identify { cns: cns::CSI_NAMESPACE, csi: csi::ZONED, ..Identify::default() };
+        let namespace = ZonedNamespace::parse(&self.identify(Identify { nsid, ..asked }).await?);
+        let asked = Identify { cns: cns::CSI_CONTROLLER, ..asked };
+        let zasl = ZonedController::parse(&self.identify(asked).await?).zasl;
+        let can_append = self.supports(csi::ZONED, opcode::zoned::ZONE_APPEND).await?;
+        Ok(Zoned { namespace, zasl, can_append })
+    }
+
+    /// Whether the controller lists an opcode of a command set as supported. A controller without the log supports none.
+    async fn supports(&self, csi: u8, opcode: u8) -> Result<bool> {
+        const LEN: u32 = 4096;
+        let lid = lid::COMMANDS_SUPPORTED;
+        let asked =
+            GetLogPage { nsid: NSID_ALL, lid, numd: LEN / 4 - 1, csi, ..GetLogPage::default() };
+        let answer = self.run("Get Log Page", asked.to_command(), Data::In(LEN)).await?;
+        let page = match answer.ok("Get Log Page") {
+            Ok(answer) => answer.data,
+            Err(error) if self.is_lost() => return Err(error),
+            Err(_) => return Ok(false),
+        };
+        let page = page.first_chunk().map(CommandsSupported::parse);
+        let effects = page.and_then(|page| page.io.get(usize::from(opcode)).copied());
+        Ok(effects.is_some_and(|effects| effects & 1 == 1))
     }
 
     async fn set_feature(&self, fid: u8, cdw11: u32) -> Result<u32> {

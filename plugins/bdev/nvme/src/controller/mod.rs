@@ -89,6 +89,8 @@ pub(crate) struct Controller {
     /// ANA states of the namespaces; `None` when the controller does not report ANA.
     ana: RefCell<Option<BTreeMap<u32, AnaState>>>,
     max_transfer_len: Cell<Option<u64>>,
+    /// The smallest page size of the controller, in bytes.
+    page_len: Cell<u64>,
     wish: Cell<Option<Wish>>,
     has_ended: Cell<bool>,
     /// Calls that wait until their wish is done.
@@ -173,6 +175,7 @@ impl Controller {
             group,
             ana: RefCell::default(),
             max_transfer_len: Cell::new(None),
+            page_len: Cell::new(4096),
             wish: Cell::new(None),
             has_ended: Cell::new(false),
             calls: RefCell::default(),
@@ -441,6 +444,7 @@ impl Controller {
         let capsule = data.ioccsz.saturating_mul(16).saturating_sub(64).min(64 << 10);
         let in_capsule_len = if data.icdoff == 0 { capsule } else { 0 };
         let page = 4096u64 << cap.mpsmin;
+        self.page_len.set(page);
         let max_len = (data.mdts > 0).then(|| page << data.mdts.min(16));
         self.max_transfer_len.set(match &way {
             Way::Tcp(_) => max_len,

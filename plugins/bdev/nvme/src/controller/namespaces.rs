@@ -24,8 +24,10 @@ impl Controller {
             let identified = match admin.namespace(nsid).await {
                 // The other namespaces would fail in the same way.
                 Err(error) if admin.is_lost() => return Err(error),
-                identified => identified.and_then(|(data, ids)| {
-                    Identified::new(nsid, data, &ids, self.max_transfer_len.get())
+                identified => identified.and_then(|described| {
+                    let (transfer_len, page_len) =
+                        (self.max_transfer_len.get(), self.page_len.get());
+                    Identified::new(nsid, described, transfer_len, page_len)
                 }),
             };
             if let Err(error) = &identified {

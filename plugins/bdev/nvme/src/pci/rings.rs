@@ -146,7 +146,7 @@ impl Rings {
                         completion.status = status;
                     }
                     request.take_from_device(completion.status.is_success());
-                    let received = u32::try_from(request.io.buffers().len()).unwrap_or(u32::MAX);
+                    let received = request.data_len();
                     done.push((*leg, Completed { request, completion, received }));
                     count += 1;
                 });
@@ -160,7 +160,7 @@ impl Rings {
                 let Some(IoRing { ring, guard, .. }) = place.take() else { continue };
                 let (memory, requests) = ring.into_parts();
                 count += requests.len();
-                back.extend(requests);
+                back.extend(requests.into_iter().map(Request::taken_back));
                 guard.discard(memory);
             }
         }
