@@ -85,6 +85,8 @@ class Zones(unittest.TestCase):
         self.assertEqual(self.create(), "Zoned")
         self.assertIn("already zoned", self.refused("bdev_zone_block_create -b Twice -n Zoned -z 8 -o 1"))
         self.assertIn("base of a part", self.refused("bdev_split_create Zoned 2"))
+        self.assertIn("is zoned", self.refused("bdev_lvol_create_lvstore Zoned lvs"))
+        self.assertIn("is zoned", self.refused("bdev_raid_create -n Raid -r concat -z 4 -b Zoned"))
         self.client.call("nvmf_create_transport -t TCP")
         self.client.call("nvmf_create_subsystem nqn.2026-11.io.drivebay:zones -a")
         self.assertIn("zoned", self.refused("nvmf_subsystem_add_ns nqn.2026-11.io.drivebay:zones Zoned"))

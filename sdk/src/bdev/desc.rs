@@ -6,7 +6,7 @@ use super::op::{Geometry, OpSet, Range};
 use super::zone::Zoning;
 use crate::app::App;
 use crate::entry::enter;
-use crate::error::{Result, check};
+use crate::error::{Error, Result, check, errno};
 use crate::host::{self, host};
 use crate::thread;
 use drivebay_plugin_api::{self as api, bay_bdev_info, bay_str};
@@ -321,6 +321,18 @@ impl Info {
             optimal_open: raw.optimal_open_zones,
             max_append: raw.max_zone_append,
         })
+    }
+
+    /// Refuses a zoned bdev, for users that write to blocks in any order.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP`.
+    pub fn require_no_zones(&self) -> Result<()> {
+        if self.zoning().is_none() {
+            return Ok(());
+        }
+        let why = format!("bdev {} is zoned; allowed: a bdev without zones", self.name());
+        Err(Error::new(errno::EOPNOTSUPP, why))
     }
 
     /// All fields, as in the ABI.

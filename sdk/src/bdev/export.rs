@@ -29,11 +29,7 @@ pub fn open_export(
 ) -> Result<(Desc, Info)> {
     let desc = open(app, name, false, on_event)?;
     let info = desc.info()?;
-    if info.zoning().is_some() {
-        let why =
-            format!("bdev {name} is zoned and cannot be exported; allowed: a bdev without zones");
-        return Err(Error::new(errno::EOPNOTSUPP, why));
-    }
+    info.require_no_zones()?;
     if is_writable && !info.is_read_only() {
         share_export(app, &desc).map_err(|error| match error.errno() {
             errno::EPERM => Error::new(

@@ -148,6 +148,7 @@ fn open_base(name: &str) -> Result<Arc<Desc>> {
                 base_removed(&of_event);
             }
         })?;
+        desc.info()?.require_no_zones()?;
         desc.claim(app, Claim::ExclusiveWrite)?;
         Ok(Arc::new(desc))
     })?

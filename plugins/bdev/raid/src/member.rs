@@ -39,7 +39,7 @@ impl Member {
     /// Opens and claims a bdev. `[app thread]`
     ///
     /// # Errors
-    /// `ENODEV`; `EPERM` when another user has claimed the bdev.
+    /// `ENODEV`; `EPERM` when another user has claimed the bdev; `EOPNOTSUPP` when it is zoned.
     pub(crate) fn open(app: &App, name: &str) -> Result<Self> {
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let is_gone = Rc::new(Cell::new(false));
@@ -52,6 +52,7 @@ impl Member {
             Event::Resize { .. } => grow::base_was_resized(app, serial),
             _ => {}
         })?;
+        desc.info()?.require_no_zones()?;
         desc.claim(app, Claim::ExclusiveWrite)?;
         let desc = Arc::new(desc);
         let (info, io) = (desc.info()?, BlockIo::new(&desc)?);
