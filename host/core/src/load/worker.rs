@@ -391,7 +391,7 @@ impl Worker {
         }
         self.left.set(self.left.get().saturating_sub(used.into()));
         if self.left.get() == 0 && self.all_are_idle() {
-            return None;
+            return self.leave_zones().then_some(true);
         }
         let most = (self.tasks.len().try_into().unwrap_or(BURST)).max(BURST);
         let grant = u32::try_from(self.left.get()).map_or(most, |left| left.min(most));

@@ -44,6 +44,17 @@ enum Step {
     Finish,
 }
 
+impl Cursor {
+    /// Whether the task has written to its zone and not finished it.
+    fn is_inside_zone(&self) -> bool {
+        match self.step.get() {
+            Step::Read => true,
+            Step::Write | Step::Append => self.written.get() > 0,
+            Step::Report | Step::Reset | Step::Finish => false,
+        }
+    }
+}
+
 impl Zones {
     pub(super) fn new(span: Span, zone_size: u64, tasks: &[Task]) -> Self {
         let cursor = |task: &Task| Cursor {
@@ -109,6 +120,26 @@ impl Worker {
         request.arg = [arg, 0];
         io.set_callback(Some(zone_io_done), as_arg(task));
         path::submit(io);
+    }
+
+    /// Finishes the zones that the run is in the middle of, when all tasks are idle. The next run may need other zones, and a device
+    /// limits the number of active ones. Returns whether there were any.
+    #[cold]
+    pub(super) fn leave_zones(&self) -> bool {
+        let Some(super::Checked::Zones(zones)) = &self.checked else { return false };
+        let mut some = false;
+        for _ in 0..self.tasks.len() {
+            let Some(task) = self.take_idle() else { break };
+            match zones.cursors.get(task.index as usize).filter(|cursor| cursor.is_inside_zone()) {
+                Some(cursor) => {
+                    cursor.step.set(Step::Finish);
+                    self.submit_to_zone(task, zones);
+                    some = true;
+                }
+                None => self.put_idle(task),
+            }
+        }
+        some
     }
 
     fn zone_completed(&self, task: &Task, zones: &Zones, status: i32, detail: u64) {
