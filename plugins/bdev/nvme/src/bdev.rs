@@ -110,8 +110,11 @@ impl Identified {
         if len_max < u64::from(block_size) {
             return Err(refused("its blocks are longer than a command may be"));
         }
-        let can_append = zoned.as_ref().is_some_and(|zoned| zoned.can_append);
-        let zoning = zoned.map(|zoned| zoning(&zoned, &data, len_max, page_len));
+        let append_len_max =
+            zoned.as_ref().map_or(0, |zoned| append_len_max(zoned, len_max, page_len));
+        let can_append = append_len_max >= u64::from(block_size);
+        let zoning =
+            zoned.map(|zoned| zoning(&zoned, &data, append_len_max / u64::from(block_size)));
         if let Some(Zoning { zone_size, .. }) = zoning {
             if zone_size == 0 || !data.nsze.is_multiple_of(zone_size) {
                 let (nsze, why) = (data.nsze, "which are not whole zones");
@@ -130,6 +133,14 @@ impl Identified {
             let (now, then) = (&self.identity, &before.identity);
             return Some(format!("it is a different disk now ({now:?}; before: {then:?})"));
         }
+        let append =
+            |it: &Self| it.zoning.filter(|_| it.can_append).map_or(0, |zoning| zoning.max_append);
+        if append(self) < append(before) {
+            let (now, then) = (append(self), append(before));
+            return Some(format!(
+                "the controller appends {now} blocks in one command now, and the bdev was made for {then}"
+            ));
+        }
         (self.len_max < before.len_max).then(|| {
             let (now, then) = (self.len_max, before.len_max);
             format!(
@@ -139,18 +150,26 @@ impl Identified {
     }
 }
 
-/// The zones of a namespace. `len_max`: longest data of a command, in bytes.
-fn zoning(zoned: &Zoned, data: &identify::Namespace, len_max: u64, page_len: u64) -> Zoning {
-    let Zoned { namespace, zasl, .. } = zoned;
+/// Longest data of an append in bytes, with the metadata of the blocks; 0 = the controller does not append. `len_max`: longest data of a
+/// command. Zoned Namespace Command Set 1.1, section 4.1.5.2.
+fn append_len_max(zoned: &Zoned, len_max: u64, page_len: u64) -> u64 {
+    match (zoned.can_append, zoned.zasl) {
+        (false, _) => 0,
+        (true, 0) => len_max,
+        (true, zasl) => len_max.min(page_len << zasl.min(16)),
+    }
+}
+
+/// The zones of a namespace.
+fn zoning(zoned: &Zoned, data: &identify::Namespace, append_blocks: u64) -> Zoning {
+    let namespace = &zoned.namespace;
     let at_most = |less_one: u32| if less_one == NO_LIMIT { 0 } else { less_one + 1 };
-    let append_len = if *zasl == 0 { len_max } else { len_max.min(page_len << (*zasl).min(16)) };
-    let blocks = append_len / u64::from(data.block_size().unwrap_or(512));
     Zoning {
         zone_size: namespace.lbafe.get(data.format_index()).map_or(0, |format| format.zsze),
         max_open: at_most(namespace.mor),
         max_active: at_most(namespace.mar),
         optimal_open: 0,
-        max_append: u32::try_from(blocks).unwrap_or(u32::MAX).clamp(1, BLOCKS_MAX),
+        max_append: u32::try_from(append_blocks).unwrap_or(u32::MAX).clamp(1, BLOCKS_MAX),
     }
 }
 

@@ -13,7 +13,7 @@ use drivebay_sdk::runtime::net::{Next, Sockets};
 use drivebay_sdk::runtime::task::{self, JoinHandle};
 use drivebay_sdk::thread;
 
-use crate::io::{Request, Verdict, judge, no_path, result};
+use crate::io::{Request, Verdict, is_ana_error, judge, no_path, result};
 use crate::leg::{Absent, Change, Key, Leg, News, Queue};
 use crate::legs::Legs;
 use crate::link::{self, Lost};
@@ -683,13 +683,6 @@ impl Drop for Channel {
     fn drop(&mut self) {
         self.tasks.iter_mut().for_each(JoinHandle::cancel);
     }
-}
-
-fn is_ana_error(status: NvmeStatus) -> bool {
-    matches!(
-        status.code(),
-        NvmeStatus::ANA_PERSISTENT_LOSS | NvmeStatus::ANA_INACCESSIBLE | NvmeStatus::ANA_TRANSITION
-    )
 }
 
 /// The host's clock after that time, in nanoseconds.

@@ -243,6 +243,14 @@ pub(crate) enum Verdict {
     Again(u8, IoResult),
 }
 
+impl Verdict {
+    /// The same result, as the end of the I/O.
+    fn without_retry(self) -> Self {
+        let (Self::End(result) | Self::Path(result) | Self::Again(_, result)) = self;
+        Self::End(result)
+    }
+}
+
 /// Judges a completion. NVMe Base 2.0, section 3.3.3.2.1. A read that did not bring all of its data has failed.
 pub(crate) fn judge(request: &Request, completion: &Completion, received: u32) -> Verdict {
     let status = completion.status;
@@ -258,7 +266,26 @@ pub(crate) fn judge(request: &Request, completion: &Completion, received: u32) -
             _ => IoResult::new(Status::SUCCESS),
         });
     }
-    judge_failure(status, completion.dw0(), request.overdue.get() > 0)
+    let verdict = judge_failure(status, completion.dw0(), request.overdue.get() > 0);
+    if matches!(request.io.op(), Op::ZoneAppend(_)) && !proves_no_execution(status) {
+        return verdict.without_retry();
+    }
+    verdict
+}
+
+/// Whether no part of a command with this status has been executed. Only such an append is sent again, because a second one writes
+/// behind the first.
+fn proves_no_execution(status: NvmeStatus) -> bool {
+    let code = status.code();
+    code == NvmeStatus::NAMESPACE_NOT_READY || is_ana_error(status)
+}
+
+/// Whether the status says that the namespace is not accessible by this path now.
+pub(crate) fn is_ana_error(status: NvmeStatus) -> bool {
+    matches!(
+        status.code(),
+        NvmeStatus::ANA_PERSISTENT_LOSS | NvmeStatus::ANA_INACCESSIBLE | NvmeStatus::ANA_TRANSITION
+    )
 }
 
 /// Judges a status other than success. `is_overdue`: the plugin may have sent an Abort for the command.
@@ -321,6 +348,24 @@ pub(crate) fn no_path() -> IoResult {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failed_append_is_sent_again_only_if_it_was_certainly_not_executed() {
+        for status in [NvmeStatus::NAMESPACE_NOT_READY, NvmeStatus::ANA_INACCESSIBLE] {
+            assert!(proves_no_execution(status));
+        }
+        for status in [
+            NvmeStatus::ABORTED_BY_REQUEST,
+            NvmeStatus::ABORTED_SQ_DELETION,
+            NvmeStatus::INTERNAL_PATH_ERROR,
+            NvmeStatus::WRITE_FAULT,
+        ] {
+            assert!(!proves_no_execution(status));
+            let verdict = judge_failure(status, 0, false);
+            assert!(!matches!(verdict, Verdict::End(_)), "a write is sent again");
+            assert!(matches!(verdict.without_retry(), Verdict::End(_)));
+        }
+    }
 
     #[test]
     fn an_aborted_command_is_sent_again_unless_it_was_overdue_or_must_not_be_retried() {

@@ -109,9 +109,11 @@ impl ZoneBlock {
             Some(lba) => self.zones.act(lba, action),
             None => self.zones.act_on_all(action),
         };
+        // A reset of all zones unmaps nothing: another thread may already write to a zone that was empty before.
+        let unmaps = action == ZoneAction::Reset && zone.is_some() && self.can_unmap;
         match changed {
             None => io.complete(Status::INVALID),
-            Some(blocks) if action == ZoneAction::Reset && self.can_unmap && blocks.nblocks > 0 => {
+            Some(blocks) if unmaps && blocks.nblocks > 0 => {
                 io.fan_out().send(base, Op::Unmap(blocks), 0);
             }
             Some(_) => io.complete(Status::SUCCESS),

@@ -175,6 +175,9 @@ impl Worker {
         let place = zones.start(cursor) + cursor.written.get();
         let [reads, writes] = &self.done;
         match cursor.step.get() {
+            Step::Report if detail != 1 => {
+                return Some(Failure::Status { lba: place, read: true, status: -libc::EIO });
+            }
             Step::Report => {
                 cursor.capacity.set(self.with_memory(task, |memory| capacity(memory)));
                 cursor.step.set(Step::Reset);
