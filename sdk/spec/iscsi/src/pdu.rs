@@ -227,7 +227,7 @@ pdu! {
         8 => lun: u64,
         /// Initiator task tag.
         16 => itt: u32,
-        /// The R2T's tag; [`NO_TAG`](crate::NO_TAG) for unsolicited data.
+        /// The R2T's tag; [`NO_TAG`] for unsolicited data.
         20 => ttt: u32,
         /// ExpStatSN.
         28 => exp_stat_sn: u32,
@@ -249,7 +249,7 @@ pdu! {
         8 => lun: u64,
         /// Initiator task tag.
         16 => itt: u32,
-        /// Target transfer tag; [`NO_TAG`](crate::NO_TAG) without A.
+        /// Target transfer tag; [`NO_TAG`] without A.
         20 => ttt: u32,
         /// StatSN, with [`STATUS`](Self::STATUS).
         24 => stat_sn: u32,
@@ -352,7 +352,7 @@ pdu! {
         8 => lun: u64,
         /// Initiator task tag.
         16 => itt: u32,
-        /// Target transfer tag; [`NO_TAG`](crate::NO_TAG) with [`FINAL`].
+        /// Target transfer tag; [`NO_TAG`] with [`FINAL`].
         20 => ttt: u32,
         /// StatSN.
         24 => stat_sn: u32,
@@ -579,7 +579,7 @@ pdu! {
         1 => flags: u8,
         /// Logical unit.
         8 => lun: u64,
-        /// Initiator task tag; [`NO_TAG`](crate::NO_TAG) when no answer is wanted.
+        /// Initiator task tag; [`NO_TAG`] when no answer is wanted.
         16 => itt: u32,
         /// Target transfer tag of the NOP-In that this answers.
         20 => ttt: u32,
@@ -599,7 +599,7 @@ pdu! {
         8 => lun: u64,
         /// Initiator task tag of the NOP-Out that this answers.
         16 => itt: u32,
-        /// Target transfer tag; [`NO_TAG`](crate::NO_TAG) when no answer is wanted.
+        /// Target transfer tag; [`NO_TAG`] when no answer is wanted.
         20 => ttt: u32,
         /// StatSN.
         24 => stat_sn: u32,
