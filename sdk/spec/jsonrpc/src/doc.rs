@@ -327,7 +327,7 @@ mod tests {
         let method = Method::new::<NoParams>("m", Role::Read, "").returns::<Vec<Nested>>();
         let help = help_text(&method);
         assert!(
-            help.contains("\nresult: array of (object of hosts).\n  [].hosts (array"),
+            help.contains("\nresult: array of objects with hosts.\n  [].hosts (array"),
             "{help}"
         );
         assert!(help.contains("  [].hosts[].family (one of \"IPv4\", \"IPv6\")"), "{help}");

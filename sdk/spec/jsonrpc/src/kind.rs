@@ -215,11 +215,21 @@ impl fmt::Display for Kind {
                 Ok(())
             }
             Self::Array { items, min_len, max_len } => {
-                write!(f, "array of ({items})")?;
+                match &**items {
+                    Self::String { min_len: 0, max_len: u64::MAX } => {
+                        f.write_str("array of strings")?
+                    }
+                    Self::Object { fields } => {
+                        f.write_str("array of objects with ")?;
+                        write_names(f, fields)?;
+                    }
+                    Self::Any => f.write_str("array of JSON values")?,
+                    items => write!(f, "array of ({items})")?,
+                }
                 write_len(f, *min_len, *max_len, "items")
             }
             Self::Object { fields } => {
-                f.write_str("object of ")?;
+                f.write_str("object with ")?;
                 write_names(f, fields)
             }
             Self::Number => f.write_str("number"),

@@ -54,7 +54,7 @@ struct Sim {
     steps: Vec<String>,
 }
 
-/// Data blocks of a member, for two regions. Rebuilds of a level with a log take longer in a debug build.
+/// Data blocks of a member. Levels with a row log have fewer, because a debug build rebuilds them slowly.
 fn data_blocks(level: Level) -> u64 {
     if level.has_log() { REGION / 2 } else { 2 * REGION }
 }
