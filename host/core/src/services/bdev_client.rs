@@ -6,7 +6,11 @@ use crate::bdev::state::{self, Io};
 use crate::bdev::{self, Claim, desc, events};
 use drivebay_plugin_api::*;
 use std::ffi::c_void;
+use std::mem::offset_of;
 use std::ptr;
+
+/// Length of a `bay_bdev_info` that says whether a bdev is zoned, in bytes.
+const ZONE_SIZE_END: usize = offset_of!(bay_bdev_info, zone_size) + size_of::<u64>();
 
 pub(super) static TABLE: bay_bdev_client_api = bay_bdev_client_api {
     size: size_of_table::<bay_bdev_client_api>(),
@@ -95,6 +99,10 @@ unsafe extern "C" fn info(_host: *const bay_host, desc: u64, info: *mut bay_bdev
     // SAFETY: an open struct begins with its size, which the caller has set.
     let theirs = unsafe { info.cast::<u32>().read() };
     full.size = theirs.min(size_of_table::<bay_bdev_info>());
+    if record.zone_size != 0 && (full.size as usize) < ZONE_SIZE_END {
+        // The caller was built before zones, and would take the bdev for an ordinary disk.
+        return -libc::ENOTSUP;
+    }
     // SAFETY: the caller's struct is `size` bytes long.
     unsafe {
         ptr::copy_nonoverlapping((&raw const full).cast::<u8>(), info.cast(), full.size as usize);

@@ -100,6 +100,16 @@ pub(crate) fn unclaim(desc: u64) -> i32 {
     unsafe { client().unclaim.unwrap()(host(), desc) }
 }
 
+/// Asks for the properties of a bdev, as a plugin whose struct is `size` bytes long.
+pub(crate) fn info(desc: u64, size: u32) -> Result<bay_bdev_info, i32> {
+    // SAFETY: all zero bytes are a valid value of an open struct (`Open`).
+    let empty: bay_bdev_info = unsafe { std::mem::zeroed() };
+    let mut info = bay_bdev_info { size, ..empty };
+    // SAFETY: the bus checks the handle, and writes at most `size` bytes into `info`, which is not shorter.
+    let status = unsafe { client().info.unwrap()(host(), desc, &raw mut info) };
+    if status == 0 { Ok(info) } else { Err(status) }
+}
+
 /// Returns the next range of blocks that lost their data: its first block and its length.
 pub(crate) fn media_next(desc: u64) -> Result<(u64, u64), i32> {
     let (mut lba, mut nblocks) = (0, 0);

@@ -155,3 +155,20 @@ fn a_zoned_bdev_is_resized_by_whole_zones() {
         assert_eq!(crate::abi::resize(f.id, 72), 0);
     });
 }
+
+/// Length of a `bay_bdev_info` of a plugin that was built before zones.
+const OLD_INFO_LEN: u32 = std::mem::offset_of!(bay_bdev_info, zone_size) as u32;
+
+#[test]
+fn a_plugin_that_knows_no_zones_does_not_take_a_zoned_bdev_for_an_ordinary_disk() {
+    once("old client", zoned, |f| {
+        let info = crate::abi::info(f.desc, size_of_table::<bay_bdev_info>());
+        assert_eq!(info.unwrap().zone_size, 8);
+        assert_eq!(crate::abi::info(f.desc, OLD_INFO_LEN).err(), Some(-libc::ENOTSUP));
+    });
+    let plain: fn(&mut bay_bdev_reg) = |_| {};
+    once("plain disk", plain, |f| {
+        let info = crate::abi::info(f.desc, OLD_INFO_LEN).unwrap();
+        assert_eq!(info.block_size as usize, BLOCK);
+    });
+}

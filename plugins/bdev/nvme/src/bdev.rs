@@ -291,6 +291,7 @@ impl Bdev for NvmeBdev {
         let namespace = channel::Namespace {
             nsid: self.namespace.nsid,
             block_size: self.namespace.identity.block_size,
+            zone_size: self.namespace.identity.zone_size,
             is_pci: self.shared.is_pci,
             flushes: self.has_write_cache() || self.shared.enable_flush,
             retry_count: self.shared.retry_count,

@@ -40,6 +40,8 @@ const WATCH_MAX: Duration = Duration::from_secs(1);
 pub(crate) struct Namespace {
     pub(crate) nsid: u32,
     pub(crate) block_size: u32,
+    /// Blocks per zone; 0 = it is not zoned.
+    pub(crate) zone_size: u64,
     /// Whether its controllers are on PCIe.
     pub(crate) is_pci: bool,
     /// Whether flushes are sent to the device.
@@ -310,7 +312,7 @@ impl Channel {
             if self.namespace.counts_paths && completion.status.is_success() {
                 self.count(leg, &request);
             }
-            match judge(&request, &completion, received) {
+            match judge(&request, &completion, received, self.namespace.zone_size) {
                 Verdict::End(result) => request.io.complete_with(result),
                 Verdict::Again(crd, result) => self.again(request, crd, result),
                 Verdict::Path(result) => {

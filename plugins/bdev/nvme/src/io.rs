@@ -252,7 +252,13 @@ impl Verdict {
 }
 
 /// Judges a completion. NVMe Base 2.0, section 3.3.3.2.1. A read that did not bring all of its data has failed.
-pub(crate) fn judge(request: &Request, completion: &Completion, received: u32) -> Verdict {
+/// `zone_size`: blocks per zone of the namespace; 0 = it is not zoned.
+pub(crate) fn judge(
+    request: &Request,
+    completion: &Completion,
+    received: u32,
+    zone_size: u64,
+) -> Verdict {
     let status = completion.status;
     if status.is_success() {
         let op = request.io.op();
@@ -261,10 +267,18 @@ pub(crate) fn judge(request: &Request, completion: &Completion, received: u32) -
             return Verdict::End(result(NvmeStatus::DATA_TRANSFER_ERROR, completion.dw0()));
         }
         return Verdict::End(match op {
-            Op::ZoneReport { first, .. } => zones::reported(&request.io, first, &request.report),
-            Op::ZoneAppend(_) => IoResult::with_block(completion.result),
+            Op::ZoneReport { first, .. } => {
+                zones::reported(&request.io, first, zone_size, &request.report)
+            }
+            Op::ZoneAppend(Range { lba, nblocks }) => {
+                zones::appended(lba, nblocks, zone_size, completion.result)
+            }
             _ => IoResult::new(Status::SUCCESS),
         });
+    }
+    if request.may_have_run && zones::is_refusal(status) {
+        // The first copy may have moved the write pointer, so this says nothing about the client's request.
+        return Verdict::End(no_path());
     }
     let verdict = judge_failure(status, completion.dw0(), request.overdue.get() > 0);
     if matches!(request.io.op(), Op::ZoneAppend(_)) && !proves_no_execution(status) {

@@ -32,20 +32,42 @@ pub(crate) fn manage(nsid: u32, zone: Option<u64>, zone_action: ZoneAction) -> C
 }
 
 /// Passes a controller's report on to the client of `io`. The report begins with the zone at block `first`.
-pub(crate) fn reported(io: &BdevIo, first: u64, report: &[u8]) -> IoResult {
-    match parse(first, report) {
+pub(crate) fn reported(io: &BdevIo, first: u64, zone_size: u64, report: &[u8]) -> IoResult {
+    match parse(first, zone_size, report) {
         Some(zones) => io.put_zones(zones),
         None => IoResult::new(Status::IO_ERROR),
     }
 }
 
-/// The zones of a report; `None` when they are not in order, do not begin at `first`, or have an unknown type or state.
-fn parse(first: u64, report: &[u8]) -> Option<Vec<Zone>> {
-    let zones: Vec<Zone> =
-        parse_report(report).map(|zone| to_zone(&zone)).collect::<Option<_>>()?;
-    let is_ordered = zones.is_sorted_by(|before, after| before.lba < after.lba);
-    let begins_there = zones.first().is_none_or(|zone| zone.lba == first);
-    (is_ordered && begins_there).then_some(zones)
+/// The result of an append to the zone at block `zone`, whose data begin at the block that the controller names.
+pub(crate) fn appended(zone: u64, nblocks: u64, zone_size: u64, block: u64) -> IoResult {
+    match block.checked_sub(zone) {
+        Some(into) if into < zone_size && nblocks <= zone_size - into => {
+            IoResult::with_block(block)
+        }
+        _ => IoResult::new(Status::IO_ERROR),
+    }
+}
+
+/// The zones of a report; `None` when they do not follow each other from `first` on, have an unknown type or state, or blocks beyond
+/// their end.
+fn parse(first: u64, zone_size: u64, report: &[u8]) -> Option<Vec<Zone>> {
+    let mut next = Some(first);
+    let to_zone = |zone: ZoneDescriptor| {
+        let start = next.filter(|start| *start == zone.zslba)?;
+        next = start.checked_add(zone_size);
+        to_zone(&zone).filter(|zone| has_room(zone, zone_size))
+    };
+    parse_report(report).map(to_zone).collect()
+}
+
+/// Whether the zone's blocks and its write pointer are inside of it.
+fn has_room(zone: &Zone, zone_size: u64) -> bool {
+    use ZoneState::{Full, Offline, ReadOnly};
+    let has_pointer = !matches!(zone.state, Full | ReadOnly | Offline);
+    let written = zone.write_pointer.checked_sub(zone.lba);
+    let is_inside = written.is_some_and(|written| written <= zone.capacity);
+    zone.capacity <= zone_size && (is_inside || !has_pointer)
 }
 
 fn to_zone(zone: &ZoneDescriptor) -> Option<Zone> {
@@ -96,14 +118,32 @@ mod tests {
 
     #[test]
     fn a_report_that_makes_no_sense_is_refused() {
-        let parsed = |zones: &[ZoneDescriptor]| parse(8, &zns::report(zones, 64 * 4, true));
+        let parsed = |zones: &[ZoneDescriptor]| parse(8, 8, &zns::report(zones, 64 * 4, true));
         let good = parsed(&[zone(8), zone(16)]).unwrap();
         assert_eq!((good[1].lba, good[1].write_pointer), (16, 17));
         assert_eq!(good[0].state, ZoneState::Closed);
         assert_eq!(parsed(&[zone(16)]), None, "it begins elsewhere");
         assert_eq!(parsed(&[zone(8), zone(8)]), None, "the same zone twice");
+        assert_eq!(parsed(&[zone(8), zone(24)]), None, "a gap");
+        assert_eq!(parsed(&[ZoneDescriptor { zcap: 9, ..zone(8) }]), None, "it is too long");
+        for wp in [7, 15, u64::MAX] {
+            assert_eq!(parsed(&[ZoneDescriptor { wp, ..zone(8) }]), None, "writes go elsewhere");
+        }
+        let full = ZoneDescriptor { zs: state::FULL << 4, wp: u64::MAX, ..zone(8) };
+        assert!(parsed(&[full]).is_some(), "a full zone has no write pointer");
+        let last = parse(u64::MAX - 7, 8, &zns::report(&[zone(u64::MAX - 7), zone(0)], 256, true));
+        assert_eq!(last, None, "behind the last block");
         assert_eq!(parsed(&[ZoneDescriptor { zs: 0, ..zone(8) }]), None, "no such state");
         assert_eq!(parsed(&[ZoneDescriptor { zt: 1, ..zone(8) }]), None, "no such type");
+    }
+
+    #[test]
+    fn an_append_that_landed_outside_of_its_zone_has_failed() {
+        let first = |block| appended(8, 2, 8, block);
+        assert_eq!(first(14), IoResult::with_block(14));
+        for block in [0, 7, 15, 16, u64::MAX] {
+            assert_eq!(first(block), IoResult::new(Status::IO_ERROR), "{block}");
+        }
     }
 
     #[test]

@@ -105,16 +105,15 @@ impl ZoneBlock {
     }
 
     fn manage(&self, base: &Channel, io: BdevIo, zone: Option<u64>, action: ZoneAction) {
-        let changed = match zone {
-            Some(lba) => self.zones.act(lba, action),
-            None => self.zones.act_on_all(action),
+        let Some(lba) = zone else {
+            // A reset of all zones unmaps nothing: another thread may already write to a zone that was empty before.
+            let is_known = self.zones.act_on_all(action);
+            return io.complete(if is_known { Status::SUCCESS } else { Status::INVALID });
         };
-        // A reset of all zones unmaps nothing: another thread may already write to a zone that was empty before.
-        let unmaps = action == ZoneAction::Reset && zone.is_some() && self.can_unmap;
-        match changed {
+        match self.zones.act(lba, action) {
             None => io.complete(Status::INVALID),
-            Some(blocks) if unmaps && blocks.nblocks > 0 => {
-                io.fan_out().send(base, Op::Unmap(blocks), 0);
+            Some(true) if action == ZoneAction::Reset && self.can_unmap => {
+                io.fan_out().send(base, Op::Unmap(self.zones.blocks(lba)), 0);
             }
             Some(_) => io.complete(Status::SUCCESS),
         }

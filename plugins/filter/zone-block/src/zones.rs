@@ -87,23 +87,25 @@ impl Zones {
         Some(lba + self.zone(lba)?.take(nblocks, self.capacity, None)?)
     }
 
-    /// Applies an action to the zone that begins at `lba`. Returns the blocks of the zone, none when it was in that state
-    /// already. `None` when the zone's state does not allow the action.
-    pub(crate) fn act(&self, lba: u64, action: ZoneAction) -> Option<Range> {
-        let changed = self.zone(lba)?.change(action, self.capacity, allows)?;
-        Some(Range::new(lba, if changed { self.capacity } else { 0 }))
+    /// The blocks that can be written of the zone that begins at `lba`.
+    pub(crate) fn blocks(&self, lba: u64) -> Range {
+        Range::new(lba, self.capacity)
+    }
+
+    /// Applies an action to the zone that begins at `lba`. Returns whether the zone has another state now, or `None` when its
+    /// state does not allow the action.
+    pub(crate) fn act(&self, lba: u64, action: ZoneAction) -> Option<bool> {
+        self.zone(lba)?.change(action, self.capacity, allows)
     }
 
     /// Applies an action to all zones whose state allows it (Zoned Namespace Command Set 1.1, section 3.4.3, Select All).
-    /// Returns the blocks of all zones, none when no zone has changed. `None` for an action that no zone takes.
-    pub(crate) fn act_on_all(&self, action: ZoneAction) -> Option<Range> {
-        if action == ZoneAction::Offline {
-            return None;
+    /// Returns false for an action that zones never take.
+    pub(crate) fn act_on_all(&self, action: ZoneAction) -> bool {
+        for zone in &self.zones {
+            // A zone whose state does not allow the action stays as it is.
+            let _ = zone.change(action, self.capacity, allows_for_all);
         }
-        let change =
-            |zone: &Shared| zone.change(action, self.capacity, allows_for_all) == Some(true);
-        let changed = self.zones.iter().filter(|zone| change(zone)).count();
-        Some(Range::new(0, if changed > 0 { self.num_blocks() } else { 0 }))
+        action != ZoneAction::Offline
     }
 
     fn zone(&self, lba: u64) -> Option<&Shared> {
@@ -229,7 +231,7 @@ mod tests {
     #[test]
     fn a_zone_takes_writes_at_its_write_pointer_up_to_its_capacity() {
         let zones = zones();
-        assert_eq!(zones.act(8, Reset), Some(Range::new(8, 6)));
+        assert_eq!((zones.act(8, Reset), zones.blocks(8)), (Some(true), Range::new(8, 6)));
         assert_eq!(state(&zones, 8), (8, Empty));
         assert!(!zones.write(9, 1), "not at the write pointer");
         assert!(zones.write(8, 2));
@@ -254,17 +256,17 @@ mod tests {
         let zones = zones();
         assert_eq!(zones.act(0, Open), None, "a full zone does not open");
         assert_eq!(zones.act(0, Close), None);
-        zones.act(0, Reset).unwrap();
-        assert_eq!(zones.act(0, Reset), Some(Range::new(0, 0)), "it was empty already");
+        assert_eq!(zones.act(0, Reset), Some(true));
+        assert_eq!(zones.act(0, Reset), Some(false), "it was empty already");
         assert_eq!(zones.act(0, Close), None, "an empty zone does not close");
-        zones.act(0, Open).unwrap();
+        assert_eq!(zones.act(0, Open), Some(true));
         assert!(zones.write(0, 1));
         assert_eq!(state(&zones, 0), (1, ExplicitlyOpen));
-        zones.act(0, Close).unwrap();
+        assert_eq!(zones.act(0, Close), Some(true));
         assert_eq!(state(&zones, 0), (1, Closed));
         assert!(zones.write(1, 1));
         assert_eq!(state(&zones, 0), (2, ImplicitlyOpen));
-        zones.act(0, Finish).unwrap();
+        assert_eq!(zones.act(0, Finish), Some(true));
         assert_eq!(state(&zones, 0), (6, Full));
         assert_eq!(zones.act(0, ZoneAction::Offline), None);
     }
@@ -272,14 +274,17 @@ mod tests {
     #[test]
     fn an_action_on_all_zones_skips_those_in_other_states() {
         let zones = zones();
-        assert_eq!(zones.act_on_all(Reset), Some(Range::new(0, 24)));
-        assert_eq!(zones.act_on_all(Reset), Some(Range::new(0, 0)));
+        assert_eq!(state(&zones, 0).1, Full);
+        for _ in 0..2 {
+            assert!(zones.act_on_all(Reset));
+            assert_eq!(state(&zones, 0), (0, Empty));
+        }
         assert!(zones.write(8, 1));
         for (action, expected) in [(Close, Closed), (Open, ExplicitlyOpen), (Finish, Full)] {
-            zones.act_on_all(action).unwrap();
+            assert!(zones.act_on_all(action));
             assert_eq!(state(&zones, 8).1, expected);
             assert_eq!(state(&zones, 0), (0, Empty));
         }
-        assert_eq!(zones.act_on_all(ZoneAction::Offline), None);
+        assert!(!zones.act_on_all(ZoneAction::Offline));
     }
 }
